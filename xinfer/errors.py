@@ -1,0 +1,178 @@
+"""Every error a user can meet, each with its wire status.
+
+XinferError                      500 internal_error
+├── InvalidRequest               400 invalid_value           a parameter is wrong; ``param`` names it
+│   ├── UnsupportedParameter     400 unsupported_parameter   right in itself, but this engine cannot honour it
+│   └── ContextOverflow          400 context_length_exceeded
+├── Unauthorized                 401 invalid_api_key
+├── UnknownModel                 404 model_not_found
+├── NotFound                     404 not_found
+├── Conflict                     409 conflict
+│   └── NoCapacity               409 insufficient_capacity   fits on no device; says by how many MiB
+├── PayloadTooLarge              413 payload_too_large
+├── TooManyRequests              429 rate_limit_exceeded     a queue is full; Retry-After says when
+├── LaunchCancelled              499 launch_cancelled
+├── EngineFailed                 500 engine_error            the engine raised while it served
+│   └── LoadFailed               500 load_failed             the engine could not load; carries the reason and its log
+├── ReplicaLost                  502 replica_lost            the process died while it answered
+└── NotReady                     503 not_ready               still loading, or nothing serves it now; Retry-After
+└── SupervisorAway           503 supervisor_unreachable  models keep serving, managing them has to wait
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class XinferError(Exception):
+    """Base of all. ``message`` is written for the person who reads it: what is wrong, and what to do."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword arguments do not survive Exception's own pickling, and errors cross actor pools.
+        return (_rebuild, (type(self), self.message, self.param, self.retry_after))
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object: ``{"error": {"message", "type", "param", "code"}}``."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def encode(self) -> bytes:
+        """``body()`` as JSON bytes."""
+        return msgspec.json.encode(self.body())
+
+    def headers(self) -> Mapping[str, str]:
+        """Response headers that belong to this error (Retry-After, in seconds)."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+def _rebuild(cls: type[XinferError], message: str, param: str | None, retry_after: int | None) -> XinferError:
+    return cls(message, param=param, retry_after=retry_after)
+
+
+class InvalidRequest(XinferError):
+    """The request is wrong in itself; ``param`` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A parameter that the engine of this model cannot honour. Nothing is silently ignored."""
+
+    code = "unsupported_parameter"
+
+
+class ContextOverflow(InvalidRequest):
+    """Prompt (and asked completion) exceed the model's context; the message has both numbers, in tokens."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(XinferError):
+    """No key, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class NotFound(XinferError):
+    """A resource other than a model that does not exist."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class UnknownModel(NotFound):
+    """No such model is deployed, or not for this caller; lists nothing."""
+
+    code = "model_not_found"
+
+
+class Conflict(XinferError):
+    """The state does not allow it: for instance a model_uid that is already in use."""
+
+    status = 409
+    type = "conflict_error"
+    code = "conflict"
+
+
+class NoCapacity(Conflict):
+    """No device has room; the message says by how many MiB each falls short."""
+
+    code = "insufficient_capacity"
+
+
+class PayloadTooLarge(XinferError):
+    """The body is over the limit; the message has both numbers, in bytes."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "payload_too_large"
+
+
+class TooManyRequests(XinferError):
+    """A bounded queue is full."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class LaunchCancelled(XinferError):
+    """Somebody cancelled or terminated the launch that the caller waits for."""
+
+    status = 499
+    code = "launch_cancelled"
+
+
+class EngineFailed(XinferError):
+    """The engine raised while it served a request."""
+
+    code = "engine_error"
+
+
+class LoadFailed(EngineFailed):
+    """The engine could not load the model; the message ends with the last lines of its log."""
+
+    code = "load_failed"
+
+
+class ReplicaLost(XinferError):
+    """The replica's process died, or its connection broke, while it answered."""
+
+    status = 502
+    code = "replica_lost"
+
+
+class NotReady(XinferError):
+    """The model is known but nothing serves it yet, or right now."""
+
+    status = 503
+    code = "not_ready"
+
+
+class SupervisorAway(NotReady):
+    """The supervisor does not answer. Running models keep serving; managing them has to wait."""
+
+    code = "supervisor_unreachable"
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error, with the type's name where the message alone would say little."""
+    text = str(error).strip()
+    if isinstance(error, XinferError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

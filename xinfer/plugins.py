@@ -1,0 +1,42 @@
+"""Finding what was added: engines, routing and placement policies, API resources. One file each, found by its name."""
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+ENGINE_GROUP = "xinfer.engines"
+"""Entry point group for engines of third parties."""
+
+
+def modules_in(package: str) -> list[ModuleType]:
+    """Import every module (or sub-package) directly inside a package, in the order of their names."""
+    parent = importlib.import_module(package)
+    return [
+        importlib.import_module(f"{package}.{found.name}")
+        for found in sorted(pkgutil.iter_modules(parent.__path__), key=lambda found: found.name)
+        if not found.name.startswith("_")
+    ]
+
+
+def exposed(package: str, attribute: str) -> list[Any]:
+    """The ``attribute`` of every module in a package that has one."""
+    return [getattr(module, attribute) for module in modules_in(package) if hasattr(module, attribute)]
+
+
+@functools.cache
+def engines() -> dict[str, Any]:
+    """Every engine by name: our own modules, then the entry points of third parties (which may replace ours)."""
+    found = {engine.name: engine for engine in exposed("xinfer.engines", "ENGINE")}
+    for entry in importlib.metadata.entry_points(group=ENGINE_GROUP):
+        engine = entry.load()
+        found[engine.name] = engine
+    return found
+
+
+@functools.cache
+def policies(package: str) -> dict[str, Any]:
+    """The policies of a package (``xinfer.routing``, ``xinfer.supervisor.placement``) by name."""
+    return {policy.name: policy for policy in exposed(package, "POLICY")}

@@ -1,0 +1,188 @@
+"""Processes that outlive the one that started them: durable identity, spawn, adopt, end.
+
+A pid alone is no identity (pids are reused), so a process is named by pid **and** start time. Whoever starts replicas
+or gateways writes such a name to disk and finds the living process again after its own death.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+
+if sys.platform != "win32":
+    import fcntl
+
+T = TypeVar("T")
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """A process that cannot be mistaken for a later one with the same pid. ``started`` is epoch seconds."""
+
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId | None":
+        """The identity of a running process; None if there is none."""
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
+
+    @classmethod
+    def own(cls) -> "ProcessId":
+        """This process."""
+        return cls(os.getpid(), psutil.Process().create_time())
+
+    def alive(self) -> bool:
+        """Whether exactly this process still runs (a zombie does not)."""
+        try:
+            process = psutil.Process(self.pid)
+            # create_time is derived from boot time and may differ by clock steps of a few hundredths.
+            same = abs(float(process.create_time()) - self.started) < 1.0
+            return same and str(process.status()) != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def send(self, number: int) -> None:
+        """Signal exactly this process, if it still runs."""
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def end(self, grace_s: float) -> None:
+        """SIGTERM, and after ``grace_s`` seconds SIGKILL to it and all its descendants. Returns once it is gone."""
+        if not self.alive():
+            return
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self.pid).children(recursive=True)
+            self.send(signal.SIGTERM)
+            if not await self.gone(grace_s):
+                self.send(signal.SIGKILL)
+            await self.gone(5.0)
+            for child in family:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+
+    async def gone(self, timeout_s: float) -> bool:
+        """Wait until it has ended, at most ``timeout_s`` seconds; whether it has."""
+        deadline = time.monotonic() + timeout_s
+        while self.alive():
+            _reap(self.pid)
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+
+def _reap(pid: int) -> None:
+    """Collect a dead child so that it is no zombie; not our child: nothing to do."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def spawn(
+    argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own (signals to our group do not reach it), output appended to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as sink:
+        return subprocess.Popen(  # noqa: S603  argv is ours, no shell
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+        )
+
+
+def log_tail(path: Path, lines: int = 20, limit: int = 64 * 1024) -> str:
+    """The last lines of a log, for error messages; empty if there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - limit))
+            return "\n".join(log.read().decode(errors="replace").rstrip().splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Readers see the old content or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as sink:
+            sink.write(data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def write_record(path: Path, record: msgspec.Struct) -> None:
+    """A struct as a JSON file, atomically."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record)))
+
+
+def read_record(path: Path, kind: type[T]) -> T | None:
+    """The struct of a JSON file; None if it is missing or not readable as one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a file's lock while the block runs; yields whether we got it. The lock dies with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def free_port(host: str) -> int:
+    """A port that was free a moment ago."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def host_id() -> str:
+    """Names this machine (and boot): two processes with the same one can share unix sockets."""
+    for source in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):
+        with contextlib.suppress(OSError):
+            return f"{socket.gethostname()}-{Path(source).read_text().strip()}"
+    return f"{socket.gethostname()}-{uuid.getnode():x}"
+
+
+def runtime_directory() -> Path:
+    """Where unix sockets live: short (their paths are limited to about 100 bytes) and only for this user."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    path = base / f"xinfer-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,190 @@
+"""Control-plane messages: what supervisor, workers, replicas and gateways say to each other through xoscar.
+
+Both directions are level-triggered: the supervisor sends a worker the whole list of what it should run, the worker
+sends the whole list of what it runs. A lost or repeated message changes nothing, and a restarted side is caught up by
+the next one.
+"""
+
+from typing import Any
+
+import msgspec
+
+from xinfer.devices import Device, DeviceSlice
+from xinfer.routes import Endpoint
+from xinfer.spec import Deployment, ReplicaState
+
+SUPERVISOR_UID = "xinfer-supervisor"
+"""Actor uid of the supervisor in its pool."""
+WORKER_UID = "xinfer-worker"
+"""Actor uid of a worker in its pool."""
+REPLICA_UID = "xinfer-replica"
+"""Actor uid of a replica in its pool."""
+
+
+class EngineOffer(msgspec.Struct, frozen=True):
+    """Whether a worker can run an engine, as its ``available()`` said there."""
+
+    ok: bool
+    reason: str = ""
+    version: str = ""
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica that a worker is to run. A higher ``generation`` replaces a lower one of the same replica_id."""
+
+    replica_id: str
+    generation: int
+    deployment: Deployment
+    slices: tuple[DeviceSlice, ...] = ()
+
+
+class Assignments(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker is to run; what is not in it is to be drained and stopped."""
+
+    epoch: int
+    version: int
+    items: tuple[Assignment, ...] = ()
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica as its worker sees it now. ``since`` is epoch seconds, ``progress`` 0..1."""
+
+    replica_id: str
+    model_uid: str
+    generation: int
+    revision: int
+    state: ReplicaState
+    stage: str = ""
+    progress: float = 0.0
+    reason: str = ""
+    """Why it failed, with the last lines of the engine's log."""
+    restarts: int = 0
+    was_ready: bool = False
+    since: float = 0.0
+    pid: int = 0
+    control_address: str = ""
+    endpoint: Endpoint | None = None
+    slices: tuple[DeviceSlice, ...] = ()
+
+
+class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a worker is. ``worker_id`` survives restarts, ``incarnation`` names one process."""
+
+    worker_id: str
+    incarnation: str
+    name: str
+    address: str
+    """Of its actor pool, host:port."""
+    host_id: str
+    version: str
+    devices: tuple[Device, ...]
+    engines: dict[str, EngineOffer]
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker runs now; sent on every change and as the heartbeat. ``sequence`` grows within an incarnation."""
+
+    worker_id: str
+    incarnation: str
+    sequence: int
+    assignments_version: tuple[int, int] = (0, 0)
+    """(epoch, version) of the Assignments it works by."""
+    replicas: tuple[ReplicaStatus, ...] = ()
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to a hello or a report. ``known=False``: say hello again. ``assignments=None``: keep what you have."""
+
+    known: bool
+    assignments: Assignments | None = None
+
+
+class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker writes for the process of a replica to start from (``launch.json``)."""
+
+    replica_id: str
+    instance: str
+    """Names this one process; a restart of the same replica has a new one."""
+    generation: int
+    deployment: Deployment
+    slices: tuple[DeviceSlice, ...]
+    threads: int
+    host: str
+    """Where the replica binds its control and data ports."""
+    lease_s: float
+    """Seconds without a claim after which the process ends itself."""
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica tells whoever watches it. ``version`` grows with every change."""
+
+    instance: str
+    version: int
+    state: ReplicaState
+    stage: str = ""
+    progress: float = 0.0
+    reason: str = ""
+    endpoint: Endpoint | None = None
+
+
+class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A launch as a client asked for it, in the words of the management API. Unknown keywords are in ``options``."""
+
+    model_name: str
+    model_uid: str | None = None
+    model_type: str | None = None
+    model_engine: str | None = None
+    model_format: str | None = None
+    model_size_in_billions: str | float | int | None = None
+    quantization: str | None = None
+    model_path: str | None = None
+    replica: int = 1
+    n_gpu: int | str | None = "auto"
+    gpu_idx: tuple[int, ...] = ()
+    worker_ip: str | None = None
+    memory_mib: int | None = None
+    envs: dict[str, str] = {}
+    options: dict[str, Any] = {}
+
+
+class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a launch is: the slowest replica's stage and the mean progress, 0..1."""
+
+    model_uid: str
+    progress: float
+    stage: str
+    replicas: tuple[ReplicaStatus, ...]
+    done: bool
+    """Every replica is READY, or nothing more will happen."""
+    reason: str = ""
+    """Why it failed, when it did."""
+
+
+class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
+    """A Deployment beside its current replicas: what ``list``, ``instances`` and ``status`` show."""
+
+    deployment: Deployment
+    replicas: tuple[ReplicaStatus, ...]
+    workers: dict[str, str] = {}
+    """replica_id -> worker name."""
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as the supervisor sees it."""
+
+    hello: WorkerHello
+    alive: bool
+    last_seen_s_ago: float
+    replicas: tuple[ReplicaStatus, ...]
+
+
+class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole cluster, for ``xinfer status``."""
+
+    epoch: int
+    version: str
+    address: str
+    uptime_s: float
+    settling: bool
+    workers: tuple[WorkerInfo, ...]
+    instances: tuple[ModelInstance, ...]

@@ -1,0 +1,106 @@
+"""Every setting, read from the environment in this one place (prefix ``XINFER_``)."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+DEFAULT_PORT = 9997
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that can be set from outside. Times are seconds, sizes bytes unless the name says otherwise."""
+
+    home: Path
+    """State on disk: records of processes, logs, the default store."""
+    endpoint: str = f"http://127.0.0.1:{DEFAULT_PORT}"
+    """Where the command line finds the server."""
+    database_url: str = ""
+    """Any SQLAlchemy async URL; empty: SQLite under ``home``."""
+    token_file: Path
+    """The cluster token: workers, gateways and replicas prove that they know it. Per user, not per home, so that
+    everything one user starts on one machine belongs together with nothing to configure."""
+    replica_lease_s: float = 300.0
+    """A replica that no worker claimed for so long ends itself."""
+    gateway_lease_s: float = 600.0
+    """A gateway whose supervisor was away for so long ends itself."""
+    heartbeat_s: float = 2.0
+    worker_timeout_s: float = 10.0
+    """A worker not heard of for so long is lost; its replicas are probed and replaced once they are dead too."""
+    settle_s: float = 10.0
+    """How long a restarted supervisor waits for the workers it knew before it starts replacements."""
+    drain_timeout_s: float = 30.0
+    """How long a stopping replica may finish what it has begun."""
+    recover_wait_s: float = 30.0
+    """How long a request waits for a model that was serving and is being brought back."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_queued: int = 2048
+    """Requests that one replica holds (running and waiting) before it answers 429."""
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Read ``XINFER_*``.
+
+        Raises:
+            ValueError: a variable has a value of the wrong type; names the variable.
+        """
+        source = os.environ if env is None else env
+        values: dict[str, object] = {
+            "home": Path(source.get("XINFER_HOME") or Path.home() / ".xinfer").expanduser().absolute(),
+            "token_file": Path(source.get("XINFER_TOKEN_FILE") or Path.home() / ".xinfer" / "cluster.token")
+            .expanduser()
+            .absolute(),
+        }
+        for field in msgspec.structs.fields(cls):
+            raw = source.get(f"XINFER_{field.name.upper()}")
+            if raw is None or field.name in values:
+                continue
+            try:
+                values[field.name] = msgspec.convert(raw, field.type, strict=False)
+            except msgspec.ValidationError as error:
+                raise ValueError(f"XINFER_{field.name.upper()}={raw!r}: {error}") from None
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def store_url(self) -> str:
+        """The SQLAlchemy URL of the store."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.home / 'supervisor' / 'store.sqlite'}"
+
+
+def cluster_token(settings: Settings) -> str:
+    """The shared secret of the cluster: ``XINFER_CLUSTER_TOKEN``, else the token file, which is made at first use.
+
+    Raises:
+        OSError: the token file cannot be read or made.
+    """
+    token = os.environ.get("XINFER_CLUSTER_TOKEN")
+    if token:
+        return token
+    path = settings.token_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    if not path.exists():
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_hex(32) + "\n")
+        try:
+            os.link(fresh, path)  # atomic, and the first of several processes wins
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return path.read_text().strip()
+
+
+def authenticate_actors(settings: Settings) -> None:
+    """Put the token where xoscar signs its frames with it. Call before the first actor pool or reference."""
+    os.environ["XOSCAR_AUTH_KEY"] = cluster_token(settings)
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our environment plus ``extra`` for a child process, without the actor key (it makes its own from the token)."""
+    env = {key: value for key, value in os.environ.items() if key != "XOSCAR_AUTH_KEY"}
+    env.update(extra or {})
+    return env
