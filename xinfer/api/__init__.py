@@ -1,0 +1,1 @@
+"""The gateway: a stateless FastAPI process that admits requests, chooses a replica and relays bytes."""

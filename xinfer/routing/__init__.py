@@ -1,0 +1,1 @@
+"""Which replica answers a request. One policy per file, each exposing ``POLICY``."""

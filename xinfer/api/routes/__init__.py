@@ -1,0 +1,1 @@
+"""The resources of the API. One module each, exposing ``router`` and, where it has hot routes, ``HOT``."""

@@ -1,0 +1,84 @@
+"""The gateway's application: FastAPI for managing, raw ASGI for the hot routes, one lifespan for both."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from xinfer import __version__, plugins
+from xinfer.api import errors
+from xinfer.api.control import Supervisor, follow_routes
+from xinfer.api.documentation import add_hot_routes
+from xinfer.api.gateway import Gateway
+from xinfer.api.hot import Hot
+from xinfer.api.relay import HotRoute, Receive, Scope, Send
+from xinfer.api.state import GatewayState
+from xinfer.settings import Settings, cluster_token
+from xinfer.telemetry.metrics import GatewayMetrics
+
+DESCRIPTION = "Every kind of model behind one OpenAI-compatible endpoint."
+
+
+class GatewayApp(FastAPI):
+    """FastAPI, but a POST to a hot route goes straight to its ASGI application."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hot: dict[str, HotRoute] = {}
+        self.documented: list[Hot] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Dispatch one connection."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self.hot.get(scope["path"])
+            if route is not None:
+                await route(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The schema of all routes, the hot ones included."""
+        if self.openapi_schema is None:
+            schema = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes
+            )
+            self.openapi_schema = add_hot_routes(schema, self.documented)
+        return self.openapi_schema
+
+
+def create_app(settings: Settings, *, policy: str = "least_loaded") -> GatewayApp:
+    """A gateway. It follows the supervisor of ``settings.home`` from start-up to shutdown."""
+    app = GatewayApp(
+        title="xinfer", version=__version__, description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
+    )
+    errors.install(app)
+    app.state.settings = settings
+    app.state.policy = policy
+    for module in plugins.modules_in("xinfer.api.routes"):
+        if hasattr(module, "router"):
+            app.include_router(module.router)
+        if hasattr(module, "HOT"):
+            app.documented.append(module.HOT)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    assert isinstance(app, GatewayApp)
+    settings: Settings = app.state.settings
+    gateway = Gateway(cluster_token(settings), recover_wait_s=settings.recover_wait_s, policy=app.state.policy)
+    state = GatewayState(settings, gateway, Supervisor(settings.home), GatewayMetrics())
+    app.state.gateway_state = state
+    for hot in app.documented:
+        route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes)
+        app.hot.update(dict.fromkeys(hot.paths, route))
+    following = asyncio.create_task(follow_routes(state.supervisor, lambda: gateway.table, gateway.update))
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await gateway.close()

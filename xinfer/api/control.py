@@ -1,0 +1,106 @@
+"""The gateway's way to the supervisor: management calls, and the RouteTable's long-poll. Never used by a hot route."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xoscar as xo
+from xoscar.errors import ServerClosed
+
+from xinfer.errors import SupervisorAway, XinferError
+from xinfer.processes import read_record, write_record
+from xinfer.protocol import SUPERVISOR_UID
+from xinfer.routes import RouteTable
+
+log = logging.getLogger(__name__)
+
+POLL_S = 20.0
+CALL_S = 30.0
+
+
+class SupervisorRecord(msgspec.Struct, frozen=True):
+    """Where the supervisor of a home is, on disk, so that a gateway finds one that was restarted elsewhere."""
+
+    address: str
+
+
+def supervisor_record(home: Path) -> Path:
+    """The file of that record."""
+    return home / "supervisor" / "address.json"
+
+
+def publish_address(home: Path, address: str) -> None:
+    """Tell the gateways of this home where the supervisor is."""
+    write_record(supervisor_record(home), SupervisorRecord(address))
+
+
+class Supervisor:
+    """A remote control. Every call finds the supervisor anew if it moved or was restarted."""
+
+    def __init__(self, home: Path) -> None:
+        self._record = supervisor_record(home)
+        self._ref: Any = None
+        self._address = ""
+        self.last_seen = time.monotonic()
+
+    @property
+    def address(self) -> str:
+        """Of its actor pool, host:port; empty when nobody has written it."""
+        record = read_record(self._record, SupervisorRecord)
+        return record.address if record is not None else ""
+
+    async def call(self, method: str, *args: Any, timeout_s: float = CALL_S) -> Any:
+        """Call a method of the supervisor's actor.
+
+        Raises:
+            SupervisorAway: nobody answers there.
+            XinferError: what the supervisor raised.
+        """
+        try:
+            ref = await self._find()
+            result = await xo.wait_for(getattr(ref, method)(*args), timeout_s)
+        except XinferError:
+            self.last_seen = time.monotonic()
+            raise
+        except (ServerClosed, OSError, TimeoutError, xo.ActorNotExist) as error:
+            self._ref = None
+            raise SupervisorAway(
+                "the supervisor does not answer; running models keep serving, try again shortly", retry_after=2
+            ) from error
+        self.last_seen = time.monotonic()
+        return result
+
+    async def _find(self) -> Any:
+        address = self.address
+        if not address:
+            raise ConnectionRefusedError("no supervisor has started in this home")
+        if self._ref is None or address != self._address:
+            self._ref = await xo.wait_for(xo.actor_ref(address=address, uid=SUPERVISOR_UID), 5.0)
+            self._address = address
+        return self._ref
+
+
+async def follow_routes(
+    supervisor: Supervisor, have: Callable[[], RouteTable], use: Callable[[RouteTable], None]
+) -> None:
+    """Long-poll for newer tables, for ever; the last good one stays in use while the supervisor is away."""
+    away = False
+    while True:
+        table = have()
+        try:
+            newer = await supervisor.call("routes", table.epoch, table.version, POLL_S, timeout_s=POLL_S + 10.0)
+        except SupervisorAway:
+            if not away:
+                log.warning("the supervisor is away; routing by the last table (epoch %d)", table.epoch)
+            away = True
+            await asyncio.sleep(0.2)
+            continue
+        if away:
+            log.info("the supervisor is back")
+        away = False
+        if newer is not None:
+            use(newer)

@@ -1,0 +1,150 @@
+"""Models: what runs (from the route table, also while the supervisor is away), and managing it (by the supervisor)."""
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from xinfer.api.cards import instance_info, model_card, progress_info, replica_info
+from xinfer.api.state import state_of
+from xinfer.api.waiting import wait_until_ready
+from xinfer.errors import InvalidRequest, UnknownModel
+from xinfer.protocol import LaunchRequest, ModelInstance
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class LaunchBody(BaseModel):
+    """A launch. Every further keyword goes to the engine, which refuses the ones it does not know."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model_name: str = Field(description="A model of the catalog, or a local folder", min_length=1)
+    model_uid: str | None = Field(None, description="The name that clients use; default: model_name")
+    model_type: str | None = Field(None, description="LLM, embedding or rerank; default: what the model is")
+    model_engine: str | None = Field(None, description="Default: the best one that can run it")
+    model_format: str | None = None
+    model_size_in_billions: int | float | str | None = None
+    quantization: str | None = None
+    model_path: str | None = Field(None, description="A local folder to load instead of the catalog's source")
+    replica: StrictInt = Field(1, ge=1, description="How many copies")
+    n_gpu: int | str | None = "auto"
+    gpu_idx: int | list[int] | None = None
+    n_worker: int = 1
+    worker_ip: str | None = None
+    memory_mib: int | None = Field(None, ge=1, description="What one replica may use, MiB; default: an estimate")
+    envs: dict[str, str] | None = None
+
+
+class ScaleBody(BaseModel):
+    """How many replicas more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replica: StrictInt = Field(1, ge=1, description="How many copies to add")
+
+
+@router.get("", summary="List the models that can be used")
+async def list_models(request: Request) -> dict[str, Any]:
+    """The OpenAI list; each entry has the model's description beside its id."""
+    models = state_of(request).gateway.table.models
+    return {"object": "list", "data": [model_card(route) for _, route in sorted(models.items())]}
+
+
+@router.post("", summary="Launch a model")
+async def launch(
+    request: Request,
+    body: LaunchBody,
+    wait_ready: Annotated[bool, Query(description="Answer when it is ready (or failed)")] = True,
+) -> dict[str, Any]:
+    """Deploy a model: it is durable from the answer on, and comes back by itself after any restart."""
+    supervisor = state_of(request).supervisor
+    instance: ModelInstance = await supervisor.call("launch", _launch_request(body))
+    if wait_ready:
+        await wait_until_ready(request, instance.deployment)
+    return {"model_uid": instance.deployment.model_uid}
+
+
+@router.get("/instances", summary="Deployments and their replicas")
+async def instances(request: Request, model_name: str | None = None, model_uid: str | None = None) -> list[Any]:
+    """What was asked for beside what runs."""
+    found = await state_of(request).supervisor.call("instances", model_name, model_uid)
+    return [instance_info(instance) for instance in found]
+
+
+# A model_uid may contain slashes ("Qwen/Qwen3-0.6B"), so the fixed endings come before the bare uid.
+
+
+@router.get("/{uid:path}/progress", summary="How far a launch is")
+async def progress(request: Request, uid: str) -> dict[str, Any]:
+    """Stage and progress (0..1) of every replica, and why it failed when it did."""
+    return progress_info(await state_of(request).supervisor.call("progress", uid))
+
+
+@router.post("/{uid:path}/cancel", summary="Cancel a launch")
+async def cancel(request: Request, uid: str) -> dict[str, Any]:
+    """Only while it is not ready; later, DELETE it."""
+    await state_of(request).supervisor.call("cancel", uid)
+    return {"model_uid": uid, "status": "cancelled"}
+
+
+@router.get("/{uid:path}/replicas", summary="The replicas of a model")
+async def replicas(request: Request, uid: str) -> list[Any]:
+    """State, worker, address and progress of each."""
+    instance = await _instance(request, uid)
+    return [replica_info(replica, instance.workers.get(replica.replica_id, "")) for replica in instance.replicas]
+
+
+@router.post("/{uid:path}/replicas", summary="Add replicas")
+async def add_replicas(request: Request, uid: str, body: ScaleBody) -> dict[str, Any]:
+    """Scale up by ``replica``."""
+    have = await _instance(request, uid)
+    wanted = have.deployment.replicas + body.replica
+    instance: ModelInstance = await state_of(request).supervisor.call("scale", uid, wanted)
+    return instance_info(instance)
+
+
+@router.delete("/{uid:path}/replicas/{replica_id}", summary="Remove a replica")
+async def remove_replica(request: Request, uid: str, replica_id: str) -> dict[str, Any]:
+    """Drain it, stop it, and scale down by one."""
+    remaining: int = await state_of(request).supervisor.call("remove_replica", uid, replica_id)
+    return {"remaining_replicas": remaining}
+
+
+@router.get("/{uid:path}", summary="Describe a model")
+async def retrieve(request: Request, uid: str) -> dict[str, Any]:
+    """Its card: what it is, which engine runs it, its context length, how many replicas."""
+    route = state_of(request).gateway.table.models.get(uid)
+    if route is None:
+        raise UnknownModel(f"the model {uid!r} does not exist; GET /v1/models lists what you can use", param="model")
+    return model_card(route)
+
+
+@router.delete("/{uid:path}", summary="Terminate a model")
+async def terminate(request: Request, uid: str) -> dict[str, Any]:
+    """Drain and stop all of its replicas, and forget the deployment."""
+    await state_of(request).supervisor.call("terminate", uid)
+    return {"id": uid, "object": "model", "deleted": True}
+
+
+async def _instance(request: Request, uid: str) -> ModelInstance:
+    found: tuple[ModelInstance, ...] = await state_of(request).supervisor.call("instances", None, uid)
+    if not found:
+        raise UnknownModel(f"the model {uid!r} does not exist; GET /v1/models lists what there is", param="model")
+    return found[0]
+
+
+def _launch_request(body: LaunchBody) -> LaunchRequest:
+    if body.n_worker != 1:
+        raise InvalidRequest(
+            "'n_worker' other than 1 (one replica over several workers) is not supported yet", param="n_worker"
+        )
+    known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs"}, exclude_unset=True)
+    extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
+    indices = body.gpu_idx
+    known["gpu_idx"] = () if indices is None else (indices,) if isinstance(indices, int) else tuple(indices)
+    try:
+        return msgspec.convert({**known, "envs": body.envs or {}, "options": extra}, LaunchRequest)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the launch body is not valid: {error}") from None

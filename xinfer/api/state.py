@@ -1,0 +1,25 @@
+"""What the routes of one gateway process share."""
+
+from typing import cast
+
+import msgspec
+from fastapi import Request
+
+from xinfer.api.control import Supervisor
+from xinfer.api.gateway import Gateway
+from xinfer.settings import Settings
+from xinfer.telemetry.metrics import GatewayMetrics
+
+
+class GatewayState(msgspec.Struct, frozen=True):
+    """Kept in ``app.state.gateway_state``."""
+
+    settings: Settings
+    gateway: Gateway
+    supervisor: Supervisor
+    metrics: GatewayMetrics
+
+
+def state_of(request: Request) -> GatewayState:
+    """The state of the app that serves this request."""
+    return cast(GatewayState, request.app.state.gateway_state)

@@ -1,0 +1,256 @@
+"""The gateway's side of a channel: one connection to one replica, many calls on it."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from xinfer.channel import wire
+from xinfer.channel.handshake import TIMEOUT_S, GatewayHandshake, HandshakeError
+from xinfer.channel.wire import Failure, FrameReader, Kind
+from xinfer.engines.base import Call, Head, Load
+from xinfer.errors import ReplicaLost
+from xinfer.routes import Endpoint
+
+PING_EVERY_S = 5.0
+"""A link with calls under way that was quiet for so long is asked whether it lives."""
+HUNG_AFTER_S = 20.0
+"""A link that did not even answer a ping for so long is given up; its process is stopped or unreachable."""
+
+
+class CallStream:
+    """The answer to one call, as it arrives. Read ``head`` after ``arrived``, then take body bytes until ``ended``."""
+
+    __slots__ = ("_credited", "_link", "_number", "_parts", "_waiter", "ended", "failure", "head", "lost")
+
+    def __init__(self, link: "ReplicaLink", number: int) -> None:
+        self._link = link
+        self._number = number
+        self._parts: list[bytes] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._credited = 0
+        self.head: Head | None = None
+        self.ended = False
+        self.failure: Failure | None = None
+        self.lost = False
+        """The connection ended before the answer did."""
+
+    async def arrived(self) -> None:
+        """Wait until there is something new: a head, body bytes or the end."""
+        if self._parts or self.ended:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def take(self) -> bytes:
+        """All body bytes that came since the last call."""
+        parts = self._parts
+        if len(parts) == 1:
+            data = parts[0]
+            self._parts = []
+            return data
+        self._parts = []
+        return b"".join(parts)
+
+    def credit(self, amount: int) -> None:
+        """The client's socket took ``amount`` bytes; lets the replica send as many more, told in half windows."""
+        self._credited += amount
+        if self._credited >= wire.WINDOW // 2 and not self.ended:
+            self._link.write(wire.encode_credit(self._number, self._credited))
+            self._credited = 0
+
+    def cancel(self) -> None:
+        """Nobody waits any more: tell the replica, and forget the call. Harmless after the end."""
+        if not self.ended:
+            self._link.forget(self._number)
+            self._link.write(wire.frame(self._number, Kind.CANCEL))
+            self.finish(None)
+
+    def on_head(self, head: Head) -> None:
+        """A HEAD arrived."""
+        self.head = head
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        """A BODY arrived."""
+        self._parts.append(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def finish(self, failure: Failure | None, *, lost: bool = False) -> None:
+        """The answer is over."""
+        self.ended = True
+        self.failure = failure
+        self.lost = lost
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ReplicaLink(asyncio.Protocol):
+    """A connection to a replica. ``on_lost`` is called once, when it ends for whatever reason."""
+
+    def __init__(self, endpoint: Endpoint, token: str, on_lost: Callable[["ReplicaLink"], None]) -> None:
+        self.endpoint = endpoint
+        self.load = Load()
+        self.opened_since_load = 0
+        """Calls opened here that the replica's last load report cannot have counted."""
+        self._handshake = GatewayHandshake(token)
+        self._on_lost = on_lost
+        self._reader = FrameReader()
+        self._calls: dict[int, CallStream] = {}
+        self._numbers = itertools.count(1)
+        self._transport: asyncio.Transport | None = None
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._last_heard = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this gateway under way on it."""
+        return len(self._calls)
+
+    async def connect(self, own_host_id: str) -> None:
+        """Open and authenticate the connection: over the unix socket on the same machine, else TCP.
+
+        Raises:
+            ConnectionError, OSError: nobody there, or a stranger.
+            TimeoutError: it does not answer.
+        """
+        loop = asyncio.get_running_loop()
+        endpoint = self.endpoint
+        async with asyncio.timeout(TIMEOUT_S):
+            if endpoint.local_path and endpoint.host_id == own_host_id and Path(endpoint.local_path).exists():
+                await loop.create_unix_connection(lambda: self, endpoint.local_path)
+            else:
+                host, _, port = endpoint.address.removeprefix("tcp://").rpartition(":")
+                await loop.create_connection(lambda: self, host.strip("[]"), int(port))
+            try:
+                await self._opened
+            except BaseException:
+                self.close()
+                raise
+
+    def open(self, call: Call) -> CallStream:
+        """Send a call.
+
+        Raises:
+            ReplicaLost: the connection has ended meanwhile.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ReplicaLost(f"replica {self.endpoint.replica_id} is gone")
+        number = next(self._numbers)
+        stream = self._calls[number] = CallStream(self, number)
+        payload = wire.encode_call(call)
+        if len(payload) < 64 * 1024:
+            self._transport.write(wire.header(number, Kind.CALL, len(payload)) + payload)
+        else:
+            self._transport.writelines((wire.header(number, Kind.CALL, len(payload)), payload))
+        self.opened_since_load += 1
+        if self._watchdog is None:
+            self._watch()
+        return stream
+
+    def write(self, data: bytes) -> None:
+        """Send a frame, unless the connection has ended."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def forget(self, number: int) -> None:
+        """Frames of this call are of no interest any more."""
+        self._calls.pop(number, None)
+
+    def close(self) -> None:
+        """End the connection; calls under way end as lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open; the replica speaks first."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class, no subclass of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        """Handshake first, then frames."""
+        if not self._handshake.done:
+            data = self._shake_hands(data)
+            if not data:
+                return
+        self._last_heard = asyncio.get_running_loop().time()
+        try:
+            frames = self._reader.feed(data)
+        except wire.WireError:
+            self.close()
+            return
+        for number, kind, payload in frames:
+            self._on_frame(number, kind, payload)
+
+    def _on_frame(self, number: int, kind: int, payload: bytes) -> None:
+        if kind == Kind.LOAD:
+            self.load = wire.decode_load(payload)
+            self.opened_since_load = 0
+            return
+        stream = self._calls.get(number)
+        if stream is None:
+            return  # cancelled a moment ago; what was under way is of no interest
+        if kind == Kind.BODY:
+            stream.on_body(payload)
+        elif kind == Kind.HEAD:
+            stream.on_head(wire.decode_head(payload))
+        elif kind == Kind.END:
+            del self._calls[number]
+            stream.finish(wire.decode_failure(payload) if payload else None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The replica died, or the network between us."""
+        self._transport = None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if not self._opened.done():
+            self._opened.set_exception(exc or HandshakeError("closed while opening: is the cluster token the same?"))
+            self._opened.exception()  # also when nobody waits for it any more
+        calls, self._calls = self._calls, {}
+        for stream in calls.values():
+            stream.finish(None, lost=True)
+        self._on_lost(self)
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        assert self._transport is not None
+        try:
+            answer, rest = self._handshake.feed(data)
+        except HandshakeError as error:
+            if not self._opened.done():
+                self._opened.set_exception(error)
+            self.close()
+            return b""
+        if answer:
+            self._transport.write(answer)
+        if self._handshake.done and not self._opened.done():
+            self._opened.set_result(None)
+        return rest
+
+    def _watch(self) -> None:
+        """While calls are under way: a quiet replica is pinged, a silent one given up."""
+        loop = asyncio.get_running_loop()
+        if not self._calls or self._transport is None:
+            self._watchdog = None
+            return
+        if self._watchdog is None:
+            self._last_heard = loop.time()
+        quiet = loop.time() - self._last_heard
+        if quiet > HUNG_AFTER_S:
+            self._watchdog = None
+            self.close()
+            return
+        if quiet >= PING_EVERY_S:
+            self.write(wire.frame(0, Kind.PING))
+        self._watchdog = loop.call_later(PING_EVERY_S, self._watch)

@@ -1,0 +1,66 @@
+"""What a gateway measures, in Prometheus' format. The model label only takes names that are deployed."""
+
+import functools
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# The boundaries of the OpenTelemetry GenAI conventions, with longer ones for long prompts, in seconds.
+DURATION_BUCKETS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+FIRST_BYTE_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+
+
+class GatewayMetrics:
+    """Requests by operation, model and status; durations in seconds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("op", "model")
+        self._requests = Counter(
+            "xinfer_requests_total", "Requests answered.", (*labels, "status"), registry=self.registry
+        )
+        self._duration = Histogram(
+            "xinfer_request_duration_seconds",
+            "From the request's first byte to the answer's last.",
+            labels,
+            buckets=DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self._first_byte = Histogram(
+            "xinfer_time_to_first_byte_seconds",
+            "From the request's first byte to the first of a streamed answer.",
+            labels,
+            buckets=FIRST_BYTE_BUCKETS,
+            registry=self.registry,
+        )
+        self._running = Gauge(
+            "xinfer_replica_requests_running", "Requests the engine works on.", ("replica",), registry=self.registry
+        )
+        self._queued = Gauge(
+            "xinfer_replica_requests_queued", "Requests that wait in the engine.", ("replica",), registry=self.registry
+        )
+        # A labelled child costs a lock and a dictionary look-up each time; the hot path keeps them.
+        self._duration_of = functools.lru_cache(1024)(self._duration.labels)
+        self._first_byte_of = functools.lru_cache(1024)(self._first_byte.labels)
+        self._requests_of = functools.lru_cache(4096)(self._requests.labels)
+
+    def finished(self, op: str, model: str, status: int, seconds: float) -> None:
+        """A request has its whole answer."""
+        self._requests_of(op, model, str(status)).inc()
+        self._duration_of(op, model).observe(seconds)
+
+    def first_byte(self, op: str, model: str, seconds: float) -> None:
+        """A streamed answer begins."""
+        self._first_byte_of(op, model).observe(seconds)
+
+    def exposition(self, loads: Iterable[tuple[str, int, int]]) -> bytes:
+        """All of it as text; ``loads`` are (replica_id, running, queued) of the replicas now."""
+        self._running.clear()
+        self._queued.clear()
+        for replica, running, queued in loads:
+            self._running.labels(replica).set(running)
+            self._queued.labels(replica).set(queued)
+        return generate_latest(self.registry)
