@@ -14,6 +14,7 @@ XinferError                      500 internal_error
 ├── LaunchCancelled              499 launch_cancelled
 ├── EngineFailed                 500 engine_error            the engine raised while it served
 │   └── LoadFailed               500 load_failed             the engine could not load; carries the reason and its log
+├── StoreFailed                  500 store_failed            what was asked for cannot be read or written durably
 ├── ReplicaLost                  502 replica_lost            the process died while it answered
 └── NotReady                     503 not_ready               still loading, or nothing serves it now; Retry-After
 └── SupervisorAway           503 supervisor_unreachable  models keep serving, managing them has to wait
@@ -148,6 +149,12 @@ class LoadFailed(EngineFailed):
     """The engine could not load the model; the message ends with the last lines of its log."""
 
     code = "load_failed"
+
+
+class StoreFailed(XinferError):
+    """The database of the supervisor cannot be read or written; nothing was changed."""
+
+    code = "store_failed"
 
 
 class ReplicaLost(XinferError):

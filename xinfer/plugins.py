@@ -7,6 +7,8 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
+from xinfer.errors import describe
+
 ENGINE_GROUP = "xinfer.engines"
 """Entry point group for engines of third parties."""
 
@@ -27,13 +29,26 @@ def exposed(package: str, attribute: str) -> list[Any]:
 
 
 @functools.cache
+def _find_engines() -> tuple[dict[str, Any], dict[str, str]]:
+    found = {engine.name: engine for engine in exposed("xinfer.engines", "ENGINE")}
+    broken: dict[str, str] = {}
+    for entry in importlib.metadata.entry_points(group=ENGINE_GROUP):
+        try:
+            engine = entry.load()
+            found[engine.name] = engine
+        except Exception as error:  # noqa: BLE001  the boundary to code of third parties; reported by broken_engines
+            broken[entry.name] = f"{entry.value} cannot be loaded: {describe(error)}"
+    return found, broken
+
+
 def engines() -> dict[str, Any]:
     """Every engine by name: our own modules, then the entry points of third parties (which may replace ours)."""
-    found = {engine.name: engine for engine in exposed("xinfer.engines", "ENGINE")}
-    for entry in importlib.metadata.entry_points(group=ENGINE_GROUP):
-        engine = entry.load()
-        found[engine.name] = engine
-    return found
+    return _find_engines()[0]
+
+
+def broken_engines() -> dict[str, str]:
+    """Engines of third parties that could not be loaded, with the reason."""
+    return _find_engines()[1]
 
 
 @functools.cache

@@ -5,6 +5,7 @@ sends the whole list of what it runs. A lost or repeated message changes nothing
 the next one.
 """
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -113,6 +114,36 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Where the replica binds its control and data ports."""
     lease_s: float
     """Seconds without a claim after which the process ends itself."""
+    env: dict[str, str] = {}
+    """What the worker added to the environment of the process: the enforcers' and the deployment's variables."""
+
+
+LAUNCH_FILE = "launch.json"
+"""The LaunchOrder, in the directory of a replica's instance."""
+PROCESS_FILE = "process.json"
+"""The ProcessRecord, in the same directory."""
+FAILURE_FILE = "failure.json"
+"""The FailureRecord, in the same directory."""
+LOG_FILE = "log"
+"""Output of the process, in the same directory."""
+
+
+class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica writes about its process (``process.json``), so that a restarted worker finds it again."""
+
+    pid: int
+    started: float
+    """Epoch seconds; with the pid it names the process."""
+    address: str = ""
+    """Of its actor pool, host:port; empty until that is up."""
+    socket: str = ""
+    """The unix socket that it serves on; empty until it does. Whoever finds the process dead removes it."""
+
+
+class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a replica could not load its engine (``failure.json``); written before its process ends."""
+
+    reason: str
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,3 +219,28 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
     settling: bool
     workers: tuple[WorkerInfo, ...]
     instances: tuple[ModelInstance, ...]
+
+
+class GatewayRecord(msgspec.Struct, frozen=True):
+    """What a gateway writes about its process, so that a restarted supervisor finds it again."""
+
+    pid: int
+    started: float
+    host: str
+    port: int
+
+
+def gateway_record(home: Path, slot: int) -> Path:
+    """The file of a gateway's record."""
+    return home / "gateways" / f"{slot}.json"
+
+
+class SupervisorRecord(msgspec.Struct, frozen=True):
+    """Where the supervisor of a home is, on disk, so that gateways find one that was restarted elsewhere."""
+
+    address: str
+
+
+def supervisor_record(home: Path) -> Path:
+    """The file of that record."""
+    return home / "supervisor" / "address.json"

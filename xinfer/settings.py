@@ -17,6 +17,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """State on disk: records of processes, logs, the default store."""
     endpoint: str = f"http://127.0.0.1:{DEFAULT_PORT}"
     """Where the command line finds the server."""
+    api_key: str = ""
+    """What the command line sends as its bearer key; empty: none."""
     database_url: str = ""
     """Any SQLAlchemy async URL; empty: SQLite under ``home``."""
     token_file: Path
@@ -63,6 +65,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except msgspec.ValidationError as error:
                 raise ValueError(f"XINFER_{field.name.upper()}={raw!r}: {error}") from None
         return cls(**values)  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which ``from_env`` reads the same settings, for child processes."""
+        return {f"XINFER_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(self).items()}
 
     @property
     def store_url(self) -> str:

@@ -49,7 +49,10 @@ class ResourceRequest(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int | None = None
     cores_percent: int = 0
     """Percent of the physical device; 0 means no limit."""
+    device_kind: str = "any"
+    """"cpu", "accelerator", or "any": accelerators where the cluster has some, else CPUs."""
     device_indices: tuple[int, ...] = ()
+    """Only devices with one of these indices; empty: any."""
     worker: str | None = None
     """Only on this worker (its id, name or address)."""
 

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from xinfer.actors import prepare
 from xinfer.api.app import GatewayApp, create_app
 from xinfer.api.state import GatewayState
-from xinfer.settings import Settings, authenticate_actors
+from xinfer.processes import ProcessId, write_record
+from xinfer.protocol import GatewayRecord, gateway_record
+from xinfer.settings import Settings
 
 
 def main() -> None:
@@ -22,11 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xinfer.api")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--slot", type=int, required=True, help="which of the gateways of this home")
     parser.add_argument("--policy", default="least_loaded")
     options = parser.parse_args()
     settings = Settings.from_env()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    authenticate_actors(settings)
+    prepare(settings)
+    own = ProcessId.own()
+    record = GatewayRecord(own.pid, own.started, options.host, options.port)
+    write_record(gateway_record(settings.home, options.slot), record)
     app = create_app(settings, policy=options.policy)
     config = uvicorn.Config(
         app,

@@ -7,35 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import xoscar as xo
-from xoscar.errors import ServerClosed
 
+from xinfer.actors import Unanswered, answer
 from xinfer.errors import SupervisorAway, XinferError
-from xinfer.processes import read_record, write_record
-from xinfer.protocol import SUPERVISOR_UID
+from xinfer.processes import read_record
+from xinfer.protocol import SUPERVISOR_UID, SupervisorRecord, supervisor_record
 from xinfer.routes import RouteTable
 
 log = logging.getLogger(__name__)
 
 POLL_S = 20.0
 CALL_S = 30.0
-
-
-class SupervisorRecord(msgspec.Struct, frozen=True):
-    """Where the supervisor of a home is, on disk, so that a gateway finds one that was restarted elsewhere."""
-
-    address: str
-
-
-def supervisor_record(home: Path) -> Path:
-    """The file of that record."""
-    return home / "supervisor" / "address.json"
-
-
-def publish_address(home: Path, address: str) -> None:
-    """Tell the gateways of this home where the supervisor is."""
-    write_record(supervisor_record(home), SupervisorRecord(address))
 
 
 class Supervisor:
@@ -62,11 +45,11 @@ class Supervisor:
         """
         try:
             ref = await self._find()
-            result = await xo.wait_for(getattr(ref, method)(*args), timeout_s)
+            result = await answer(getattr(ref, method)(*args), timeout_s)
         except XinferError:
             self.last_seen = time.monotonic()
             raise
-        except (ServerClosed, OSError, TimeoutError, xo.ActorNotExist) as error:
+        except Unanswered as error:
             self._ref = None
             raise SupervisorAway(
                 "the supervisor does not answer; running models keep serving, try again shortly", retry_after=2
@@ -77,9 +60,9 @@ class Supervisor:
     async def _find(self) -> Any:
         address = self.address
         if not address:
-            raise ConnectionRefusedError("no supervisor has started in this home")
+            raise Unanswered("no supervisor has started in this home")
         if self._ref is None or address != self._address:
-            self._ref = await xo.wait_for(xo.actor_ref(address=address, uid=SUPERVISOR_UID), 5.0)
+            self._ref = await answer(xo.actor_ref(address=address, uid=SUPERVISOR_UID))
             self._address = address
         return self._ref
 

@@ -1,0 +1,26 @@
+"""Python SDK: launch and manage models, and a plain chat. For inference use the official ``openai`` client."""
+
+from xinfer.client.answers import (
+    ClusterStatus,
+    Delta,
+    LaunchProgress,
+    Model,
+    ModelStatus,
+    ReplicaProgress,
+    WorkerStatus,
+)
+from xinfer.client.client import Client
+from xinfer.client.connection import Connection, Unreachable
+
+__all__ = [
+    "Client",
+    "ClusterStatus",
+    "Connection",
+    "Delta",
+    "LaunchProgress",
+    "Model",
+    "ModelStatus",
+    "ReplicaProgress",
+    "Unreachable",
+    "WorkerStatus",
+]

@@ -1,0 +1,390 @@
+"""Random lives of a cluster: whatever gets lost, dies or comes back, the rules hold and the desired state returns.
+
+Simulated workers run what they are told, their processes and replicas die, messages and probes are answered late or
+never, and the supervisor is killed and restarted from its store. Every replica needs a third of a worker, so that what
+fits can be counted.
+"""
+
+import collections
+
+import hypothesis.strategies as st
+import msgspec
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from xinfer.devices import Device
+from xinfer.errors import XinferError
+from xinfer.ops import Kind
+from xinfer.protocol import Assignments, EngineOffer, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
+from xinfer.routes import Endpoint
+from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState, ResourceRequest
+from xinfer.supervisor import admission
+from xinfer.supervisor.cluster import Cluster, Patience
+from xinfer.supervisor.events import (
+    DeploymentRemoved,
+    DeploymentSet,
+    ForgetWorker,
+    ProbeReplicas,
+    RememberWorker,
+    ReplicasProbed,
+    SendAssignments,
+    Tick,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerReported,
+)
+from xinfer.supervisor.placement.least_committed import POLICY
+
+NEED_MIB = 100
+SLOTS = 3
+WORKERS = ("w1", "w2", "w3")
+MODELS = ("a", "b")
+PATIENCE = Patience(worker_timeout_s=10.0, settle_s=5.0)
+
+
+class Worker:
+    """The process of a worker (``up`` or not) and its replicas, which live on without it."""
+
+    def __init__(self, name):
+        self.up = False
+        self.life = 0
+        self.sequence = 0
+        self.hello = WorkerHello(
+            worker_id=name,
+            incarnation="",
+            name=name,
+            address=f"{name}:1",
+            host_id=name,
+            version="0",
+            devices=(Device(device_id="cpu0", kind="cpu", memory_mib=NEED_MIB * SLOTS + 50, cores=4),),
+            engines={"echo": EngineOffer(True)},
+        )
+        self.held = Assignments(epoch=0, version=0)
+        self.replicas = {}
+
+    def start(self):
+        self.up, self.life, self.sequence = True, self.life + 1, 0
+        self.hello = msgspec.structs.replace(self.hello, incarnation=str(self.life))
+        self.held = Assignments(epoch=0, version=0)
+
+    def report(self):
+        self.sequence += 1
+        return WorkerReport(
+            worker_id=self.hello.worker_id,
+            incarnation=self.hello.incarnation,
+            sequence=self.sequence,
+            assignments_version=(self.held.epoch, self.held.version),
+            replicas=tuple(self.replicas.values()),
+        )
+
+    def assign(self, assignments):
+        if self.up and (assignments.epoch, assignments.version) > (self.held.epoch, self.held.version):
+            self.held = assignments
+            self.work()
+
+    def work(self):
+        """Stop what is not assigned, start what is."""
+        wanted = {item.replica_id: item for item in self.held.items}
+        for replica_id, status in list(self.replicas.items()):
+            item = wanted.get(replica_id)
+            if (item is None or item.generation != status.generation) and status.state is not ReplicaState.FAILED:
+                self.become(replica_id, ReplicaState.DRAINING)
+            elif item is None or item.generation != status.generation:
+                del self.replicas[replica_id]
+        for replica_id, item in wanted.items():
+            if replica_id not in self.replicas:
+                self.replicas[replica_id] = ReplicaStatus(
+                    replica_id=replica_id,
+                    model_uid=item.deployment.model_uid,
+                    generation=item.generation,
+                    revision=item.deployment.revision,
+                    state=ReplicaState.STARTING,
+                    control_address="h:1",
+                    slices=item.slices,
+                )
+
+    def become(self, replica_id, state):
+        status = self.replicas[replica_id]
+        instance = f"{replica_id}@{status.generation}#{self.life}"
+        endpoint = Endpoint(replica_id, instance, "tcp://h:2") if state is ReplicaState.READY else status.endpoint
+        self.replicas[replica_id] = msgspec.structs.replace(status, state=state, endpoint=endpoint)
+
+    def advance(self, *, failing=False):
+        """Every replica takes its next step."""
+        for replica_id, status in list(self.replicas.items()):
+            if status.state is ReplicaState.DRAINING:
+                del self.replicas[replica_id]
+            elif status.state is ReplicaState.STARTING:
+                self.become(replica_id, ReplicaState.FAILED if failing else ReplicaState.READY)
+        if self.up:
+            self.work()
+
+    def lose_replica(self):
+        """The process of its first replica dies; only a living worker starts it again."""
+        if self.replicas:
+            replica_id = min(self.replicas)
+            if self.up and self.replicas[replica_id].state is ReplicaState.READY:
+                status = msgspec.structs.replace(self.replicas[replica_id], endpoint=None)
+                self.replicas[replica_id] = status
+                self.become(replica_id, ReplicaState.STARTING)
+            elif not self.up:
+                del self.replicas[replica_id]
+
+
+class ClusterLife(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.now = 1000.0
+        self.epoch = 0
+        self.revision = 0
+        self.stored = {}
+        self.known_workers = set()
+        self.workers = {name: Worker(name) for name in WORKERS}
+        self.boot()
+
+    def boot(self):
+        self.epoch += 1
+        self.messages, self.probes = [], []
+        self.was_settling = False
+        self.cluster = Cluster(
+            epoch=self.epoch,
+            policy=POLICY,
+            patience=PATIENCE,
+            now=self.now,
+            deployments=self.stored.values(),
+            known_workers=self.known_workers,
+        )
+
+    def handle(self, event):
+        settling = self.cluster.settling
+        commands = self.cluster.handle(event)
+        for command in commands:
+            match command:
+                case SendAssignments():
+                    self.messages.append(command)
+                case ProbeReplicas():
+                    self.probes.append(command)
+                case RememberWorker(worker_id=worker_id):
+                    self.known_workers.add(worker_id)
+                case ForgetWorker(worker_id=worker_id):
+                    self.known_workers.discard(worker_id)
+        if settling and not self.cluster.settling:
+            self.check_adoption(self.ready_reported())
+
+    def ready_reported(self):
+        """(model_uid, replica_id) of what the supervisor was told to be READY in the current revision."""
+        return {
+            (status.model_uid, status.replica_id)
+            for worker in self.cluster.workers.values()
+            for status in worker.report.replicas
+            if status.state is ReplicaState.READY
+            and status.model_uid in self.cluster.models
+            and status.revision == self.cluster.models[status.model_uid].deployment.revision
+        }
+
+    def check_adoption(self, reported):
+        for uid, model in self.cluster.models.items():
+            ready = sum(replica.state is ReplicaState.READY for replica in model.replicas.values())
+            there_were = len({replica_id for model_uid, replica_id in reported if model_uid == uid})
+            assert ready >= min(there_were, model.deployment.replicas)
+
+    def talk(self, worker):
+        report = worker.report()
+        self.handle(WorkerReported(report, self.now))
+        ack = self.cluster.ack(report)
+        if not ack.known:
+            report = worker.report()
+            self.handle(WorkerJoined(worker.hello, report, self.now))
+            ack = self.cluster.ack(report, joining=True)
+        if ack.assignments is not None:
+            worker.assign(ack.assignments)
+
+    # What workers do.
+
+    @initialize(up=st.integers(1, 3), replicas=st.integers(1, 4))
+    def something_serves(self, up, replicas):
+        for name in WORKERS[:up]:
+            self.worker_starts(name)
+        self.launch("a", replicas)
+        self.everybody_works()
+        self.everybody_works()
+
+    @rule()
+    def everybody_works(self):
+        for worker in self.workers.values():
+            worker.advance()
+            if worker.up:
+                self.talk(worker)
+
+    @rule(name=st.sampled_from(WORKERS))
+    def worker_starts(self, name):
+        if not self.workers[name].up:
+            self.workers[name].start()
+            self.talk(self.workers[name])
+
+    @rule(name=st.sampled_from(WORKERS))
+    def worker_reports(self, name):
+        if self.workers[name].up:
+            self.talk(self.workers[name])
+
+    @rule(name=st.sampled_from(WORKERS))
+    def worker_is_killed(self, name):
+        self.workers[name].up = False
+
+    @rule(name=st.sampled_from(WORKERS))
+    def worker_leaves(self, name):
+        worker = self.workers[name]
+        if worker.up:
+            self.handle(WorkerLeft(name, worker.hello.incarnation, self.now))
+            worker.up = False
+            worker.replicas.clear()
+
+    @rule(name=st.sampled_from(WORKERS), failing=st.booleans())
+    def replicas_advance(self, name, failing):
+        self.workers[name].advance(failing=failing)
+
+    @rule(name=st.sampled_from(WORKERS))
+    def replica_dies(self, name):
+        self.workers[name].lose_replica()
+
+    # What the network does.
+
+    @precondition(lambda self: self.messages)
+    @rule(lost=st.booleans(), last=st.booleans())
+    def message_arrives(self, lost, last):
+        message = self.messages.pop(-1 if last else 0)
+        if not lost:
+            self.workers[message.worker_id].assign(message.assignments)
+
+    @precondition(lambda self: self.probes)
+    @rule()
+    def probe_is_answered(self):
+        probe = self.probes.pop(0)
+        replicas = self.workers[probe.worker_id].replicas
+        alive, dead = {}, set()
+        for status in probe.statuses:
+            now = replicas.get(status.replica_id)
+            if now and now.endpoint and status.endpoint and now.endpoint.instance == status.endpoint.instance:
+                alive[status.replica_id] = ReplicaView(instance="", version=1, state=now.state, endpoint=now.endpoint)
+            else:
+                dead.add((status.replica_id, status.generation))
+        self.handle(ReplicasProbed(probe.worker_id, alive, frozenset(dead), self.now))
+
+    # What people do.
+
+    @rule(uid=st.sampled_from(MODELS), replicas=st.integers(1, 4))
+    def launch(self, uid, replicas):
+        wanted = Deployment(
+            model_uid=uid,
+            spec=ModelSpec(name="echo", kind=Kind.LLM, source="", format=Format.NONE),
+            engine="echo",
+            replicas=replicas,
+            request=ResourceRequest(memory_mib=NEED_MIB),
+            revision=self.revision + 1,
+            created_at=self.now,
+        )
+        self.change(lambda: admission.launched(self.cluster, wanted))
+
+    @rule(uid=st.sampled_from(MODELS), replicas=st.integers(1, 4))
+    def scale(self, uid, replicas):
+        self.change(lambda: admission.rescaled(self.cluster, uid, replicas))
+
+    @rule(uid=st.sampled_from(MODELS), slot=st.integers(0, 3))
+    def remove_replica(self, uid, slot):
+        replica_id = f"{uid}-{slot}"
+        self.change(lambda: admission.without_replica(self.cluster, uid, replica_id), drop=replica_id)
+
+    def change(self, decide, drop=""):
+        if self.cluster.settling:
+            return
+        try:
+            wanted = decide()
+        except XinferError:
+            return
+        self.revision = max(self.revision, wanted.revision)
+        self.stored[wanted.model_uid] = wanted
+        self.handle(DeploymentSet(wanted, self.now, drop))
+
+    @rule(uid=st.sampled_from(MODELS))
+    def terminate(self, uid):
+        if self.stored.pop(uid, None):
+            self.handle(DeploymentRemoved(uid, self.now))
+
+    @rule(ticks=st.integers(1, 8), reporting=st.booleans())
+    def time_passes(self, ticks, reporting):
+        for _ in range(ticks):
+            self.now += 2.0
+            for worker in self.workers.values():
+                if worker.up and reporting:
+                    self.talk(worker)
+            self.handle(Tick(self.now))
+
+    @rule()
+    def supervisor_is_restarted(self):
+        self.boot()
+
+    # What must hold.
+
+    @invariant()
+    def a_replica_is_assigned_once(self):
+        assigned = collections.Counter(
+            item.replica_id for worker in self.cluster.workers.values() for item in worker.assignments.items
+        )
+        assert all(count == 1 for count in assigned.values()), assigned
+
+    @invariant()
+    def never_more_than_desired(self):
+        for model in self.cluster.models.values():
+            assert self.cluster.settling or len(model.replicas) <= model.deployment.replicas
+
+    @invariant()
+    def devices_are_not_overcommitted(self):
+        placed = collections.Counter(
+            replica.worker_id for model in self.cluster.models.values() for replica in model.replicas.values()
+        )
+        assert all(count <= SLOTS for count in placed.values()), placed
+
+    @invariant()
+    def routes_lead_to_ready_replicas_of_the_current_revision(self):
+        table = self.cluster.table
+        assert set(table.models) in (set(self.cluster.models), set())
+        for uid, route in table.models.items():
+            model = self.cluster.models[uid]
+            for endpoint in route.endpoints:
+                status = model.replicas[endpoint.replica_id].status
+                assert status.state is ReplicaState.READY
+                assert status.revision == model.deployment.revision
+                assert status.endpoint == endpoint
+
+    @invariant()
+    def the_store_knows_every_worker_that_may_serve(self):
+        for worker in self.cluster.workers.values():
+            assert not worker.alive or worker.worker_id in self.known_workers
+
+    def teardown(self):
+        """Everybody is well again: what is desired comes back."""
+        for _ in range(15):
+            self.now += 1.0
+            for worker in self.workers.values():
+                if not worker.up:
+                    worker.start()
+                worker.advance()
+                self.talk(worker)
+            while self.messages:
+                self.message_arrives(lost=False, last=False)
+            while self.probes:
+                self.probe_is_answered()
+            self.handle(Tick(self.now))
+        desired = sum(deployment.replicas for deployment in self.stored.values())
+        if desired <= SLOTS * len(WORKERS):
+            for uid, deployment in self.stored.items():
+                model = self.cluster.models[uid]
+                assert model.deployment == deployment
+                states = collections.Counter(replica.state for replica in model.replicas.values())
+                assert states[ReplicaState.READY] + states[ReplicaState.FAILED] == deployment.replicas
+        for worker in self.workers.values():
+            assert set(worker.replicas) == {item.replica_id for item in worker.held.items}
+
+
+TestClusterLife = ClusterLife.TestCase
+TestClusterLife.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,0 +1,120 @@
+"""Chat templates as model folders have them: what they may do, and how what they refuse reaches the client."""
+
+import json
+
+import pytest
+
+from xinfer.errors import InvalidRequest, UnsupportedParameter
+from xinfer.generation.chat_template import ChatTemplate, load_chat_template
+
+TURNS = "{% for message in messages %}<{{ message.role }}>{{ message['content'] }}</s>\n{% endfor %}"
+USER = {"role": "user", "content": "hi"}
+
+
+def render(source: str, messages=(USER,), tools=None, special_tokens=None, **arguments) -> str:
+    return ChatTemplate(source, special_tokens or {}).render(messages, tools, arguments)
+
+
+def test_messages_become_a_prompt():
+    assert render(TURNS, [{"role": "system", "content": "be brief"}, USER]) == "<system>be brief</s>\n<user>hi</s>\n"
+
+
+def test_what_templates_expect_to_find():
+    assert (
+        render("{{ bos_token }}{% if add_generation_prompt %}go{% endif %}", special_tokens={"bos_token": "<s>"})
+        == "<s>go"
+    )
+    assert (
+        render("{{ messages | tojson }}", [{"role": "user", "content": "<é>"}])
+        == '[{"role": "user", "content": "<é>"}]'
+    )
+    assert render("{{ messages[0] | tojson(indent=1) }}") == json.dumps(USER, indent=1)
+    assert render("{% generation %}body{% endgeneration %}") == "body"
+    assert render("{% for message in messages %}{% break %}{% endfor %}done") == "done"
+    assert len(render("{{ strftime_now('%Y-%m-%d') }}")) == 10
+    assert render("{% if x is defined %}{{ x }}{% endif %}", x=3) == "3"
+
+
+def test_blocks_leave_no_white_space():
+    assert render("{% if true %}\n  a\n  {% endif %}\nb") == "  a\nb"
+
+
+def test_parts_become_one_text_unless_the_template_reads_parts():
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert render("{{ messages[0].content }}", parts) == "a\nb"
+    reads_parts = "{% for part in messages[0]['content'] %}[{{ part.text }}]{% endfor %}"
+    assert render(reads_parts, parts) == "[a][b]"
+
+
+def test_arguments_of_earlier_calls_become_objects():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    source = "{{ messages[0].content }}{{ messages[0].tool_calls[0].function.arguments.a }}"
+    assert render(source, [message]) == "1"
+    call["function"]["arguments"] = "{broken"
+    with pytest.raises(InvalidRequest) as caught:
+        render(source, [message])
+    assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
+
+
+def test_developer_is_called_system_where_the_template_knows_no_developer():
+    message = {"role": "developer", "content": "x"}
+    assert render(TURNS, [message]) == "<system>x</s>\n"
+    assert render("{# developer #}" + TURNS, [message]) == "<developer>x</s>\n"
+
+
+def test_what_the_template_refuses_is_a_400_in_its_own_words():
+    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
+        render("{{ raise_exception('roles must alternate') }}")
+    assert caught.value.param == "messages"
+    for source in ("{{ messages[0].content + 1 }}", "{{ messages.nothing.at_all }}", "{{ 1 // 0 }}"):
+        with pytest.raises(InvalidRequest):
+            render(source)
+
+
+def test_nothing_is_silently_ignored():
+    with pytest.raises(UnsupportedParameter) as caught:
+        render(TURNS, tools=[{"type": "function"}])
+    assert caught.value.param == "tools"
+    with pytest.raises(UnsupportedParameter) as caught:
+        render(TURNS, enable_thinking=True)
+    assert caught.value.param == "enable_thinking"
+    assert render(TURNS, enable_thinking=False)  # what happens anyway
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os }}",
+    ],
+)
+def test_templates_are_in_a_sandbox(source):
+    with pytest.raises(InvalidRequest):
+        render(source)
+
+
+def test_a_template_that_does_not_compile():
+    with pytest.raises(ValueError, match="does not compile"):
+        ChatTemplate("{% if %}", {})
+
+
+def test_where_a_template_comes_from(tmp_path):
+    config = tmp_path / "tokenizer_config.json"
+    assert load_chat_template(tmp_path) is None
+    config.write_text(json.dumps({"bos_token": {"content": "<s>"}}))
+    assert load_chat_template(tmp_path) is None
+    config.write_text(json.dumps({"bos_token": {"content": "<s>"}, "chat_template": "{{ bos_token }}config"}))
+    assert load_chat_template(tmp_path).render([USER], None, {}) == "<s>config"
+    named = [{"name": "default", "template": "default"}, {"name": "rag", "template": "rag"}]
+    config.write_text(json.dumps({"chat_template": named}))
+    assert load_chat_template(tmp_path).render([USER], None, {}) == "default"
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "json"}))
+    assert load_chat_template(tmp_path).source == "json"
+    (tmp_path / "chat_template.jinja").write_text("jinja")
+    assert load_chat_template(tmp_path).source == "jinja"
+    config.write_text("{broken")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+        load_chat_template(tmp_path)

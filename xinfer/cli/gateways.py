@@ -1,0 +1,150 @@
+"""The gateway processes of a supervisor: started, kept alive, and found again after the supervisor's own death.
+
+A gateway is in a session of its own and keeps routing by its last table while no supervisor runs, so whoever starts
+the supervisor again adopts it instead of fighting it for the port.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from xinfer.errors import Conflict, XinferError
+from xinfer.processes import ProcessId, log_tail, read_record, spawn
+from xinfer.protocol import GatewayRecord, gateway_record
+from xinfer.settings import Settings, child_environment
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.25
+MAX_EARLY_DEATHS = 3
+READY_S = 30.0
+
+
+class GatewayFleet:
+    """``count`` gateways on one port."""
+
+    def __init__(self, settings: Settings, host: str, port: int, count: int, policy: str) -> None:
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._count = count
+        self._policy = policy
+        self._running: dict[int, ProcessId] = {}
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._early_deaths = 0
+        self._was_ready = False
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches them."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    async def start(self) -> None:
+        """Adopt what an earlier supervisor left, end what does not fit, start what is missing.
+
+        Raises:
+            Conflict: another program listens on the port.
+        """
+        await self._adopt()
+        if not self._running and _taken(self._host, self._port):
+            raise Conflict(f"port {self._port} of {self._host} is in use by another program; choose another with -p")
+        self._fill()
+
+    async def ready(self) -> None:
+        """Wait until they route requests.
+
+        Raises:
+            XinferError: they cannot start; ends with their log.
+        """
+        async with httpx.AsyncClient(base_url=self.url, timeout=2.0, trust_env=False) as client:
+            deadline = asyncio.get_running_loop().time() + READY_S
+            while asyncio.get_running_loop().time() < deadline:
+                try:
+                    if (await client.get("/ready")).status_code in (200, 503):
+                        self._was_ready = True
+                        return
+                except httpx.TransportError:
+                    await asyncio.sleep(0.05)
+                self._check()
+        raise XinferError(f"no gateway answers at {self.url}:\n{log_tail(self._log(0))}")
+
+    async def keep_alive(self) -> None:
+        """Start each one again that ends, for ever."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self._check()
+
+    async def stop(self) -> None:
+        """End all: each finishes what it has begun, within the drain time."""
+        for process in self._running.values():
+            process.send(signal.SIGTERM)
+        await asyncio.gather(*[process.end(self._settings.drain_timeout_s) for process in self._running.values()])
+        for child in self._children.values():
+            child.wait()
+        for slot in self._running:
+            gateway_record(self._settings.home, slot).unlink(missing_ok=True)
+        self._running.clear()
+
+    async def _adopt(self) -> None:
+        for path in sorted((self._settings.home / "gateways").glob("*.json")):
+            record = read_record(path, GatewayRecord)
+            process = ProcessId(record.pid, record.started) if record else None
+            if record is None or process is None or not process.alive():
+                path.unlink(missing_ok=True)
+                continue
+            slot = int(path.stem)
+            if (record.host, record.port) == (self._host, self._port) and slot < self._count:
+                log.info("adopted gateway %d (pid %d)", slot, process.pid)
+                self._running[slot] = process
+            else:
+                await process.end(self._settings.drain_timeout_s)
+                path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Notice the dead, and replace them."""
+        for slot, process in list(self._running.items()):
+            child = self._children.get(slot)
+            if (child.poll() is None) if child is not None else process.alive():
+                continue
+            del self._running[slot]
+            self._children.pop(slot, None)
+            log.warning("gateway %d (pid %d) ended", slot, process.pid)
+            if not self._was_ready:
+                self._early_deaths += 1
+                if self._early_deaths >= MAX_EARLY_DEATHS:
+                    raise XinferError(f"the gateways cannot start:\n{log_tail(self._log(slot))}")
+        self._fill()
+
+    def _fill(self) -> None:
+        for slot in range(self._count):
+            if slot not in self._running:
+                self._spawn(slot)
+
+    def _spawn(self, slot: int) -> None:
+        argv = [sys.executable, "-m", "xinfer.api", "--host", self._host, "--port", str(self._port)]
+        argv += ["--slot", str(slot), "--policy", self._policy]
+        child = spawn(argv, env=child_environment(self._settings.environment()), log=self._log(slot))
+        self._children[slot] = child
+        # A child that ended at once leaves no process to identify; the next check sees it by its exit status.
+        self._running[slot] = ProcessId.of(child.pid) or ProcessId(child.pid, 0.0)
+
+    def _log(self, slot: int) -> Path:
+        return self._settings.home / "gateways" / f"{slot}.log"
+
+
+def _taken(host: str, port: int) -> bool:
+    """Whether somebody listens there. Without SO_REUSEPORT, or a gateway of another home would go unnoticed."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,206 @@
+"""``xinfer launch``: ask for a model, show how it comes up, and say how to call it."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from xinfer.cli.engine_options import ENV_OPTIONS, META_KEY, EngineOptionsCommand
+from xinfer.cli.launch_progress import LeftRunning, follow_launch
+from xinfer.cli.options import ApiKey, Endpoint, connect
+from xinfer.cli.screen import complain, err, out
+from xinfer.cli.snippets import how_to_call
+from xinfer.client import Client, Model
+from xinfer.client.client import POLL_S
+
+ROUTED_WITHIN_S = 5.0
+
+WHICH = "Which model"
+WHERE = "Where it runs"
+
+ModelArgument = Annotated[
+    str | None, typer.Argument(help="Name of the model, or a folder with one (./my-model, /data/my-model).")
+]
+ModelName = Annotated[
+    str | None, typer.Option("-n", "--model-name", help="The same, as an option.", rich_help_panel=WHICH)
+]
+ModelType = Annotated[
+    str | None,
+    typer.Option(
+        "-t", "--model-type", help="LLM, embedding or rerank. Default: what the model is.", rich_help_panel=WHICH
+    ),
+]
+ModelEngine = Annotated[
+    str | None,
+    typer.Option("-en", "--model-engine", help="Engine. Default: the best that is installed.", rich_help_panel=WHICH),
+]
+ModelUid = Annotated[
+    str | None,
+    typer.Option(
+        "-u", "--model-uid", help="The name that clients use. Default: the model's name.", rich_help_panel=WHICH
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option("-s", "--size-in-billions", help="Size, where a family has several (7, 0_5).", rich_help_panel=WHICH),
+]
+ModelFormat = Annotated[
+    str | None, typer.Option("-f", "--model-format", help="Format: safetensors, gguf.", rich_help_panel=WHICH)
+]
+Quantization = Annotated[str | None, typer.Option("-q", "--quantization", help="Quantization.", rich_help_panel=WHICH)]
+ModelPath = Annotated[
+    str | None,
+    typer.Option("--model-path", help="Folder or file with the weights, on the workers.", rich_help_panel=WHICH),
+]
+Replicas = Annotated[int, typer.Option("-r", "--replica", min=1, help="How many copies to run.", rich_help_panel=WHERE)]
+Devices = Annotated[
+    str | None,
+    typer.Option("--n-gpu", help="Devices per replica: a number, auto, or none (CPU).", rich_help_panel=WHERE),
+]
+DeviceIndices = Annotated[
+    str | None, typer.Option("--gpu-idx", help="Only on these devices: 0 or 0,1.", rich_help_panel=WHERE)
+]
+WorkerIp = Annotated[str | None, typer.Option("--worker-ip", help="Only on this worker.", rich_help_panel=WHERE)]
+Env = Annotated[
+    list[str] | None,
+    typer.Option(
+        *ENV_OPTIONS,
+        metavar="K V",
+        help="Environment variable for the engine; may be repeated.",
+        rich_help_panel=WHERE,
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the model is ready.")]
+
+
+def launch(
+    ctx: typer.Context,
+    model: ModelArgument = None,
+    *,
+    model_name: ModelName = None,
+    model_type: ModelType = None,
+    model_engine: ModelEngine = None,
+    model_uid: ModelUid = None,
+    size: Size = None,
+    model_format: ModelFormat = None,
+    quantization: Quantization = None,
+    model_path: ModelPath = None,
+    replica: Replicas = 1,
+    n_gpu: Devices = None,
+    gpu_idx: DeviceIndices = None,
+    worker_ip: WorkerIp = None,
+    env: Env = None,
+    wait: Wait = True,
+    endpoint: Endpoint = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Launch a model. Any other --option goes to the engine.
+
+    [dim]Examples:[/]
+
+    xinfer launch demo-chat
+
+    xinfer launch demo-chat --model-uid my-chat --replica 2
+
+    xinfer launch ./my-model --model-type LLM
+
+    xinfer launch echo --rate 20   [dim]# an option of the engine: 20 tokens per second[/]
+
+    Ctrl-C asks whether to cancel the launch; a second one leaves it running in the background.
+    """
+    name = model_name or model
+    if not name or (model and model_name and model != model_name):
+        complain("which model? Give one name: xinfer launch MODEL", "xinfer launch --help shows examples.")
+        raise typer.Exit(2)
+    body = launch_body(
+        name,
+        model_path=model_path,
+        model_type=model_type,
+        model_engine=model_engine,
+        model_uid=model_uid,
+        model_size_in_billions=int(size) if size and size.isdigit() else size,
+        model_format=model_format,
+        quantization=quantization,
+        replica=replica,
+        worker_ip=worker_ip,
+        gpu_idx=_indices(gpu_idx),
+        envs=_environment(env),
+        **_devices(n_gpu),
+    )
+    with connect(endpoint, api_key) as client:
+        uid = client.launch(**{**ctx.meta[META_KEY], **body})
+        if wait:
+            _wait(client, uid)
+        else:
+            out.print(f"{uid} is being launched. See how far it is: xinfer status")
+
+
+def launch_body(name: str, *, model_path: str | None, **words: Any) -> dict[str, Any]:
+    """The launch body: only what was asked for. A name that is a path becomes a model_path and the folder's name."""
+    if model_path is None and name.startswith(("/", "./", "../", "~", ".\\")):
+        path = Path(name).expanduser().absolute().resolve()
+        name, model_path = path.name, str(path)
+    given = {"model_name": name, "model_path": model_path, **words}
+    return {key: value for key, value in given.items() if value is not None or key == "n_gpu"}
+
+
+def _devices(text: str | None) -> dict[str, int | str | None]:
+    """``--n-gpu`` as the launch body has it; there null means the CPU, which differs from not asking."""
+    if text is None or text == "auto":
+        return {}
+    if text.lower() in ("none", "cpu"):
+        return {"n_gpu": None}
+    if not text.isdigit():
+        raise typer.BadParameter(f"{text!r} is none of: a number, auto, none", param_hint="--n-gpu")
+    return {"n_gpu": int(text)}
+
+
+def _indices(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(index) for index in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers such as 0,1", param_hint="--gpu-idx") from None
+
+
+def _environment(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    wrong = next((pair for pair in pairs if not pair.partition("=")[0] or "=" not in pair), None)
+    if wrong is not None:
+        raise typer.BadParameter(f"{wrong!r} has no value: it should be KEY VALUE or KEY=VALUE", param_hint="--env")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _wait(client: Client, uid: str) -> None:
+    try:
+        last = follow_launch(client, uid)
+    except LeftRunning as left:
+        err.print(str(left))
+        raise typer.Exit(1) from None
+    if last.reason:
+        complain(f"{uid} could not be launched.")
+        err.print(Text(last.reason), soft_wrap=True)
+        err.print(f"Launch it again once that is mended, or remove it: xinfer terminate {uid}", style="dim")
+        raise typer.Exit(1)
+    out.print(Text(f"{uid} is ready.", style="bold green"))
+    if model := _routed(client, uid):
+        out.print(Text(how_to_call(client.http.base_url, model)))
+
+
+def _routed(client: Client, uid: str) -> Model | None:
+    """The model, once the gateway that we talk to can route to it: a moment after the supervisor says ready."""
+    deadline = time.monotonic() + ROUTED_WITHIN_S
+    while True:
+        model = next((model for model in client.models() if model.id == uid), None)
+        if (model and model.status == "ready") or time.monotonic() > deadline:
+            return model
+        time.sleep(POLL_S)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this module."""
+    app.command("launch", cls=EngineOptionsCommand)(launch)

@@ -1,0 +1,150 @@
+"""What the server answers, as far as people look at it. Fields that are not named here are left out.
+
+Everything has a default, so that a client reads the answers of a server that is a little older or newer.
+"""
+
+import msgspec
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of ``GET /v1/models``. ``context_length`` is in tokens, ``created`` epoch seconds."""
+
+    id: str
+    created: int = 0
+    model_name: str = ""
+    model_type: str = ""
+    model_engine: str = ""
+    model_ability: tuple[str, ...] = ()
+    context_length: int | None = None
+    status: str = ""
+    """loading, ready, recovering or failed."""
+    replica: int = 0
+    """How many replicas were asked for."""
+    ready_replicas: int = 0
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """The whole of ``GET /v1/models``."""
+
+    data: tuple[Model, ...]
+
+
+class Launched(msgspec.Struct, frozen=True):
+    """The answer to a launch."""
+
+    model_uid: str
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a device that a replica has booked: MiB, and percent of its cores (0: no limit)."""
+
+    device_id: str
+    memory_mib: int = 0
+    cores_percent: int = 0
+
+
+class ReplicaProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica of a model: its state, and while it starts how far it is (``progress`` 0..1)."""
+
+    replica_id: str
+    state: str = ""
+    stage: str = ""
+    progress: float = 0.0
+    reason: str = ""
+    worker: str = ""
+    restarts: int = 0
+    devices: tuple[Slice, ...] = ()
+
+
+class LaunchProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a launch is, 0..1. When ``done``, an empty ``reason`` means success."""
+
+    progress: float = 0.0
+    stage: str = ""
+    replicas: tuple[ReplicaProgress, ...] = ()
+    done: bool = False
+    reason: str | None = None
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployed model and its replicas, in ``instances`` and in the cluster's status."""
+
+    model_uid: str
+    model_name: str = ""
+    model_type: str = ""
+    model_engine: str = ""
+    replica: int = 0
+    status: str = ""
+    replicas: tuple[ReplicaProgress, ...] = msgspec.field(default=(), name="replica_statuses")
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of a worker; memory in MiB."""
+
+    device_id: str
+    kind: str = ""
+    name: str = ""
+    memory_mib: int = 0
+    cores: int = 0
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a worker can run an engine, and if not, why."""
+
+    ok: bool = False
+    reason: str = ""
+    version: str = ""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker as the supervisor sees it."""
+
+    worker_id: str
+    name: str = ""
+    address: str = ""
+    alive: bool = False
+    last_seen_s_ago: float = 0.0
+    devices: tuple[Device, ...] = ()
+    engines: dict[str, EngineStatus] = {}
+    replicas: tuple[ReplicaProgress, ...] = ()
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole cluster. ``settling``: the supervisor has just restarted and waits for the workers it knew."""
+
+    version: str = ""
+    address: str = ""
+    epoch: int = 0
+    uptime_s: float = 0.0
+    settling: bool = False
+    workers: tuple[WorkerStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a streamed answer. ``finish_reason`` comes with the last one."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str | None = None
+
+
+class ChunkDelta(msgspec.Struct, frozen=True):
+    """What a chat chunk adds."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    """One choice of a chunk, of a chat (``delta``) or of a completion (``text``)."""
+
+    delta: ChunkDelta = ChunkDelta()
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """One event of a streamed answer, as it comes on the wire."""
+
+    choices: tuple[ChunkChoice, ...] = ()

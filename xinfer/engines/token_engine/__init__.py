@@ -1,0 +1,27 @@
+"""The base of token engines: a library that yields tokens, and everything between those and an OpenAI answer.
+
+An engine subclasses ``TokenEngine`` and makes a ``LoadedModel``: its tokenizer, its chat template, and a ``Runner``
+that continues sequences. The rest is done here, once for all of them::
+
+    request body ─ prompts.py ─▶ Job ─ engine.py ─▶ Sequences ─ loop.py (a thread of its own) ─▶ Runner.step
+    answer bytes ◀─ answers.py ─ Piece ◀─ text.py ── tokens ◀── one hand-over per step for all sequences ──┘
+"""
+
+from xinfer.engines.token_engine.engine import HONOURED, LoadedModel, TokenEngine
+from xinfer.engines.token_engine.loop import Runner
+from xinfer.engines.token_engine.prompts import Limits
+from xinfer.engines.token_engine.sequence import Candidates, Ending, Progress, Sequence
+from xinfer.engines.token_engine.tokenizer import Tokenizer
+
+__all__ = [
+    "HONOURED",
+    "Candidates",
+    "Ending",
+    "Limits",
+    "LoadedModel",
+    "Progress",
+    "Runner",
+    "Sequence",
+    "TokenEngine",
+    "Tokenizer",
+]

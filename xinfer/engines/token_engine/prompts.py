@@ -1,0 +1,142 @@
+"""From a request to what an engine is asked to continue: prompts as token ids, and how to sample."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from xinfer.engines.token_engine.tokenizer import Tokenizer
+from xinfer.errors import ContextOverflow, InvalidRequest, UnsupportedParameter
+from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.sampling import Sampling
+from xinfer.protocols.chat import ChatRequest
+from xinfer.protocols.completions import CompletionRequest
+from xinfer.protocols.decoding import GenerationRequest
+
+COMPLETION_TOKENS = 16
+"""What OpenAI's completions generate when ``max_tokens`` is not given. Chats use the room that is left."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model can take, and what it does by default."""
+
+    context_length: int
+    """Prompt and answer together, in tokens."""
+    vocabulary_size: int
+    """Token ids are below this."""
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end an answer (unless ``ignore_eos``)."""
+    defaults: Mapping[str, float] = {}
+    """Sampling parameters that the model's authors recommend, by their names on the wire."""
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """``text``: as rendered or given, empty when token ids were given."""
+
+    ids: list[int]
+    text: str
+
+
+def chat_prompt(request: ChatRequest, template: ChatTemplate | None, tokenizer: Tokenizer) -> Prompt:
+    """Render and tokenize the messages.
+
+    Raises:
+        InvalidRequest: the model has no chat template, or it refuses these messages.
+        UnsupportedParameter: the template has no tools, or cannot think.
+    """
+    if template is None:
+        raise InvalidRequest("this model has no chat template: use /v1/completions with the text of a prompt")
+    arguments = request.template_arguments
+    if request.reasoning_effort is not None and "reasoning_effort" in template.variables:
+        arguments["reasoning_effort"] = request.reasoning_effort
+        arguments.pop("enable_thinking", None)
+    elif request.thinking and "enable_thinking" not in template.variables:
+        name = "enable_thinking" if request.enable_thinking else "reasoning_effort"
+        raise UnsupportedParameter(f"this model cannot be told to think; leave {name!r} out", param=name)
+    text = template.render(request.messages, request.active_tools, arguments)
+    return Prompt(tokenizer.encode(text, add_special=False), text)
+
+
+def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits: Limits) -> list[Prompt]:
+    """Tokenize text prompts, check token ids.
+
+    Raises:
+        InvalidRequest: a prompt is empty, or has ids that the model does not know.
+    """
+    prompts = []
+    for index, given in enumerate(request.prompts):
+        where = "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
+        if isinstance(given, str):
+            prompt = Prompt(tokenizer.encode(given, add_special=True), given)
+        else:
+            _check_ids(given, where, limits)
+            prompt = Prompt(given, "")
+        if not prompt.ids:
+            raise InvalidRequest(f"{where} is empty: this model needs at least one token to continue", param=where)
+        prompts.append(prompt)
+    return prompts
+
+
+def sampling_for(request: GenerationRequest, prompt: Prompt, limits: Limits) -> Sampling:
+    """How to continue one prompt.
+
+    Raises:
+        ContextOverflow: the prompt, or the prompt with the tokens asked for, is longer than the context.
+        InvalidRequest: ``logit_bias`` or ``stop_token_ids`` have ids that the model does not know.
+    """
+    _check_ids(request.logit_bias or (), "logit_bias", limits)
+    _check_ids(request.stop_token_ids or (), "stop_token_ids", limits)
+    is_chat = isinstance(request, ChatRequest)
+    default = limits.defaults.get
+
+    def chosen(given: float | None, name: str, neutral: float) -> float:
+        return default(name, neutral) if given is None else given
+
+    own = frozenset(request.stop_token_ids or ())
+    return Sampling(
+        temperature=chosen(request.temperature, "temperature", 1.0),
+        top_p=chosen(request.top_p, "top_p", 1.0),
+        top_k=max(0, int(chosen(request.top_k, "top_k", 0))),
+        min_p=chosen(request.min_p, "min_p", 0.0),
+        repetition_penalty=chosen(request.repetition_penalty, "repetition_penalty", 1.0),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=request.logit_bias or {},
+        seed=request.seed,
+        max_tokens=_token_limit(request, prompt, limits, is_chat=is_chat),
+        min_tokens=request.min_tokens or 0,
+        stop_ids=own if request.ignore_eos else own | limits.stop_ids,
+        logprobs=_candidates_wanted(request),
+    )
+
+
+def _candidates_wanted(request: GenerationRequest) -> int | None:
+    if isinstance(request, ChatRequest):
+        return (request.top_logprobs or 0) if request.logprobs else None
+    return request.logprobs if isinstance(request, CompletionRequest) else None
+
+
+def _token_limit(request: GenerationRequest, prompt: Prompt, limits: Limits, *, is_chat: bool) -> int:
+    size, context = len(prompt.ids), limits.context_length
+    where = "messages" if is_chat else "prompt"
+    if size >= context:
+        raise ContextOverflow(
+            f"this model's context is {context} tokens, and the prompt alone has {size}: shorten it", param=where
+        )
+    asked = request.token_limit
+    if asked is None:
+        return context - size if is_chat else min(COMPLETION_TOKENS, context - size)
+    if size + asked > context:
+        raise ContextOverflow(
+            f"this model's context is {context} tokens; the prompt has {size} and the answer may have {asked}, "
+            f"{size + asked} together: shorten the prompt or ask for fewer tokens",
+            param=where,
+        )
+    return asked
+
+
+def _check_ids(ids: object, where: str, limits: Limits) -> None:
+    assert isinstance(ids, list | dict | tuple)
+    if ids and max(ids) >= limits.vocabulary_size:
+        raise InvalidRequest(
+            f"{where} has token id {max(ids)}; this model's ids are below {limits.vocabulary_size}", param=where
+        )

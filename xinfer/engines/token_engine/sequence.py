@@ -1,0 +1,101 @@
+"""One answer on its way: what the engine's thread continues, and what it reports."""
+
+import random
+import secrets
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from xinfer.generation.sampling import Sampling
+
+
+class Ending(StrEnum):
+    """Why a sequence is complete, seen from the engine."""
+
+    STOP = "stop"
+    """Its last token is one that ends answers, and is not shown."""
+    LENGTH = "length"
+    """``max_tokens``, or the end of the context."""
+
+
+class Candidates(NamedTuple):
+    """Log probabilities at one position, before temperature and penalties: what the model itself thought."""
+
+    chosen: float
+    top: list[tuple[int, float]]
+    """The likeliest tokens, best first."""
+
+
+class Progress(NamedTuple):
+    """One new token of one sequence."""
+
+    sequence: "Sequence"
+    token: int
+    candidates: Candidates | None
+    ending: Ending | None
+
+
+class Receiver(Protocol):
+    """Who waits for tokens. Called on the event loop only."""
+
+    def receive(self, progress: Progress) -> None:
+        """A new token."""
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no more tokens."""
+
+
+class Sequence:
+    """One prompt and its continuation. The engine's thread owns ``generated`` until the sequence ends.
+
+    Args:
+        prompt: token ids; at least one.
+        sampling: how to continue.
+        receiver: who waits for the tokens.
+        choice: the index of the answer in its request.
+        group: sequences with the same group have the same prompt, and may share the work on it.
+        prompt_candidates: where to put the candidates at each prompt token, before the first new token is reported;
+            ``None``: nobody asked for them.
+    """
+
+    __slots__ = (
+        "choice",
+        "generated",
+        "group",
+        "prompt",
+        "prompt_candidates",
+        "random",
+        "receiver",
+        "sampling",
+        "state",
+    )
+
+    def __init__(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        receiver: Receiver,
+        *,
+        choice: int = 0,
+        group: object = None,
+        prompt_candidates: list[Candidates | None] | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.sampling = sampling
+        self.receiver = receiver
+        self.choice = choice
+        self.group = group
+        self.generated: list[int] = []
+        self.prompt_candidates = prompt_candidates
+        # A generator of its own: what others sample at the same time changes nothing. Choices of one request with a
+        # seed differ from each other, and come out the same every time.
+        seed = secrets.randbits(64) if sampling.seed is None else (sampling.seed << 8) + choice
+        self.random = random.Random(seed)  # noqa: S311 - sampling is no secret
+        self.state: Any = None
+        """For the runner: what it keeps about this sequence."""
+
+    def ending_after(self, token: int) -> Ending | None:
+        """Whether the answer is complete with this token, which is already in ``generated``."""
+        sampling = self.sampling
+        if token in sampling.stop_ids and len(self.generated) > sampling.min_tokens:
+            return Ending.STOP
+        return Ending.LENGTH if len(self.generated) >= sampling.max_tokens else None

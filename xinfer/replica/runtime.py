@@ -1,0 +1,224 @@
+"""The process of a replica, acting: its actor pool, its engine, its data-plane server, and how it ends."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from xinfer import plugins
+from xinfer.devices import Grant, Lease
+from xinfer.engines.base import Engine
+from xinfer.errors import LoadFailed, NotFound, describe
+from xinfer.processes import ProcessId, write_record
+from xinfer.protocol import FAILURE_FILE, PROCESS_FILE, FailureRecord, LaunchOrder, ProcessRecord, ReplicaView
+from xinfer.replica.lifecycle import (
+    Broke,
+    Claimed,
+    Command,
+    Drain,
+    DrainAsked,
+    Drained,
+    Event,
+    Exit,
+    Lifecycle,
+    Loaded,
+    Progressed,
+    Serve,
+    Serving,
+    StopAsked,
+    Tick,
+)
+from xinfer.replica.server import DataServer
+from xinfer.settings import Settings, cluster_token
+
+log = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the server and the engine may take to close before the process ends without them."""
+
+
+class Replica:
+    """Carries out what its Lifecycle decides, and turns what happens into its events."""
+
+    def __init__(self, order: LaunchOrder, directory: Path, settings: Settings) -> None:
+        self._order = order
+        self._directory = directory
+        self._settings = settings
+        self._lifecycle = Lifecycle(order.instance, order.lease_s, time.monotonic())
+        self._changed = asyncio.Event()
+        self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._engine: Engine | None = None
+        self._server: DataServer | None = None
+        self._pool_address = ""
+
+    def peek(self, instance: str) -> ReplicaView:
+        """The view now.
+
+        Raises:
+            NotFound: this process is another instance.
+        """
+        if instance != self._order.instance:
+            raise NotFound(f"this is instance {self._order.instance} of {self._order.replica_id}, not {instance}")
+        return self._lifecycle.view
+
+    async def watch(self, instance: str, version: int, timeout_s: float) -> ReplicaView:
+        """The view once it is newer than ``version``, or after ``timeout_s`` seconds; renews the lease."""
+        self.peek(instance)
+        self._handle(Claimed())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._lifecycle.view.version <= version:
+                    await self._changed.wait()
+        return self._lifecycle.view
+
+    def drain(self, instance: str, timeout_s: float) -> None:
+        """Finish what is in flight, then end."""
+        self.peek(instance)
+        self._handle(DrainAsked(timeout_s))
+
+    def stop(self, instance: str) -> None:
+        """End now."""
+        self.peek(instance)
+        self._handle(StopAsked())
+
+    async def run(self, pool_address: str) -> Exit:
+        """Load the engine and serve until something ends this replica; how it ended."""
+        self._pool_address = pool_address
+        self._sign()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._on_terminate)
+        self._start(self._load())
+        lease = asyncio.create_task(self._watch_lease())
+        ended = await self._ended
+        lease.cancel()
+        if ended.failure:
+            # Before anything that could hang or crash: it is what the user gets to read.
+            write_record(self._directory / FAILURE_FILE, FailureRecord(reason=ended.failure))
+        await self._close()
+        return ended
+
+    def _sign(self, socket: str = "") -> None:
+        """Let workers, this one and those after it, know where we are."""
+        own = ProcessId.own()
+        record = ProcessRecord(pid=own.pid, started=own.started, address=self._pool_address, socket=socket)
+        write_record(self._directory / PROCESS_FILE, record)
+
+    def _handle(self, event: Event) -> None:
+        before = self._lifecycle.view
+        commands = self._lifecycle.handle(event, time.monotonic())
+        after = self._lifecycle.view
+        if after.state is not before.state:
+            log.info("%s: %s", after.state, after.stage)
+        if after.version != before.version:
+            self._changed.set()
+            self._changed = asyncio.Event()
+        for command in commands:
+            self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Serve():
+                self._start(self._serve())
+            case Drain(timeout_s):
+                self._start(self._drain(timeout_s))
+            case Exit():
+                if not self._ended.done():
+                    self._ended.set_result(command)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._ended.done():
+            log.error("a task of the replica failed", exc_info=error)
+            self._ended.set_result(Exit(failure=describe(error)))
+
+    def _on_terminate(self) -> None:
+        """SIGTERM drains; a second one ends at once."""
+        draining = self._server is not None and self._server.draining
+        self._handle(StopAsked() if draining else DrainAsked(self._settings.drain_timeout_s))
+
+    async def _watch_lease(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._lifecycle.lease_deadline - time.monotonic()))
+            self._handle(Tick())
+            if self._lifecycle.view.state.is_final or time.monotonic() >= self._lifecycle.lease_deadline:
+                return
+
+    async def _load(self) -> None:
+        self._handle(Progressed("loading", 0.0))
+        deployment = self._order.deployment
+        lease = Lease(replica_id=self._order.replica_id, generation=self._order.generation, slices=self._order.slices)
+        grant = Grant(lease=lease, env=self._order.env, threads=self._order.threads)
+        loop = asyncio.get_running_loop()
+
+        def progress(stage: str, fraction: float) -> None:
+            loop.call_soon_threadsafe(self._handle, Progressed(stage, fraction))
+
+        try:
+            engine = _engine_named(deployment.engine)
+            await engine.load(deployment.spec, deployment.options, grant, progress)
+        except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
+            log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
+            self._handle(Broke(describe(error)))
+        else:
+            self._engine = engine
+            self._handle(Loaded())
+
+    async def _serve(self) -> None:
+        assert self._engine is not None
+        self._server = DataServer(self._engine, self._order, cluster_token(self._settings), self._settings.max_queued)
+        try:
+            endpoint = await self._server.start()
+        except OSError as error:
+            log.exception("cannot listen on %s", self._order.host)
+            self._handle(Broke(f"cannot listen on {self._order.host}: {describe(error)}"))
+        else:
+            self._sign(endpoint.local_path)
+            self._handle(Serving(endpoint))
+
+    async def _drain(self, timeout_s: float) -> None:
+        assert self._server is not None
+        self._server.begin_drain()
+        if not await self._server.drained(timeout_s):
+            log.warning("%d calls were cut off after %g s of draining", self._server.in_flight, timeout_s)
+        self._handle(Drained())
+
+    async def _close(self) -> None:
+        for part in (self._server, self._engine):
+            if part is None:
+                continue
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await part.close()
+            except Exception:  # the boundary to engines: we end in any case
+                log.exception("closing %s failed", type(part).__name__)
+        for task in self._tasks:
+            task.cancel()
+
+
+def _engine_named(name: str) -> Engine:
+    found = plugins.engines().get(name)
+    if found is None:
+        broken = plugins.broken_engines().get(name)
+        reason = f": {broken}" if broken else ""
+        raise LoadFailed(f"there is no engine {name!r} in the environment of this worker{reason}")
+    engine: Engine = found()
+    return engine
+
+
+def end_descendants() -> None:
+    """Kill what an engine started: nothing of a replica outlives it."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()

@@ -1,0 +1,243 @@
+"""The supervisor as an actor: messages in, answers out. What it knows is in ``cluster``, what it does in ``shell``."""
+
+import asyncio
+import contextlib
+import time
+
+import msgspec
+import xoscar as xo
+
+import xinfer
+from xinfer import catalog, plugins
+from xinfer.errors import LaunchCancelled, LoadFailed
+from xinfer.protocol import (
+    SUPERVISOR_UID,
+    Ack,
+    ClusterInfo,
+    LaunchRequest,
+    ModelInstance,
+    ModelProgress,
+    WorkerHello,
+    WorkerReport,
+)
+from xinfer.routes import RouteTable
+from xinfer.settings import Settings
+from xinfer.supervisor import admission, views
+from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
+from xinfer.supervisor.registry import Registry
+from xinfer.supervisor.shell import Clock, Shell
+from xinfer.supervisor.store import Store
+
+MAX_POLL_S = 60.0
+"""A long-poll is answered after so many seconds at the latest, so that none outlives its caller for long."""
+
+
+class ForWorkersAndGateways:
+    """What the other processes of a cluster say to the supervisor."""
+
+    _shell: Shell
+
+    async def join(self, hello: WorkerHello, report: WorkerReport) -> Ack:
+        """A worker introduces its process and says what it runs."""
+        shell = self._shell
+        shell.apply(WorkerJoined(hello, report, shell.clock()), answering=hello.worker_id)
+        return shell.cluster.ack(report, joining=True)
+
+    async def report(self, report: WorkerReport) -> Ack:
+        """A worker says what it runs now: with every change, and as its heartbeat."""
+        shell = self._shell
+        shell.apply(WorkerReported(report, shell.clock()), answering=report.worker_id)
+        return shell.cluster.ack(report)
+
+    async def leave(self, worker_id: str, incarnation: str) -> None:
+        """A worker goes for good, and what it ran has to run elsewhere."""
+        self._shell.apply(WorkerLeft(worker_id, incarnation, self._shell.clock()))
+
+    async def routes(self, epoch: int, version: int, timeout_s: float) -> RouteTable | None:
+        """The RouteTable, once it is newer than (epoch, version); None if it is not within ``timeout_s`` seconds."""
+        shell, known = self._shell, RouteTable(epoch=epoch, version=version)
+        deadline = _deadline(timeout_s)
+        while not shell.closing:
+            table = shell.cluster.table
+            if table.version and table.newer_than(known):
+                return table
+            if not await shell.published.wait(_left(deadline)):
+                return None
+        return None
+
+
+class ForClients:
+    """What people ask for, through a gateway. Every method raises the ``xinfer.errors`` that say why it cannot be."""
+
+    _shell: Shell
+    _registry: Registry
+
+    async def launch(self, request: LaunchRequest) -> ModelInstance:
+        """Make a model desired; durable when this returns. ``wait`` follows it until it serves.
+
+        Raises:
+            InvalidRequest: the request cannot be meant; names the field.
+            NotReady: no worker is there.
+            Conflict: the model_uid is in use.
+            NoCapacity: it does not fit; by how many MiB each device falls short.
+        """
+        shell = self._shell
+        await shell.settled()
+        admission.require_workers(shell.cluster)
+        # In a thread, because a path is introspected from disk.
+        wanted = await asyncio.to_thread(self._registry.resolve, request, shell.living_workers(), shell.clock())
+        deployment = await shell.launch(lambda: admission.launched(shell.cluster, wanted))
+        return self._instance(deployment.model_uid)
+
+    async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
+        """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.
+
+        Raises:
+            LaunchCancelled: this revision was terminated or replaced.
+            LoadFailed: no replica could load; the message has the engine's reason.
+        """
+        shell, deadline = self._shell, _deadline(timeout_s)
+        first: ModelProgress | None = None
+        while True:
+            model = shell.cluster.models.get(model_uid)
+            if model is None or model.deployment.revision != revision:
+                raise LaunchCancelled(f"the launch of {model_uid!r} was cancelled", param="model_uid")
+            progress = views.progress(model, shell.cluster.workers)
+            if model.failed:
+                raise LoadFailed(f"{model_uid!r} could not be loaded: {progress.reason}")
+            if progress.done or shell.closing or first not in (None, progress):
+                return progress
+            first = progress
+            if not await shell.changed.wait(_left(deadline)):
+                return progress
+
+    async def terminate(self, model_uid: str) -> None:
+        """Stop wanting a model; its replicas drain and stop.
+
+        Raises:
+            UnknownModel: there is none.
+        """
+        shell = self._shell
+        await shell.remove(model_uid, lambda: admission.find(shell.cluster, model_uid))
+
+    async def cancel(self, model_uid: str) -> None:
+        """Terminate a model that is still being launched.
+
+        Raises:
+            UnknownModel: there is none.
+            Conflict: it serves already.
+        """
+        shell = self._shell
+        await shell.settled()
+        await shell.remove(model_uid, lambda: admission.require_cancellable(shell.cluster, model_uid))
+
+    async def scale(self, model_uid: str, replicas: int) -> ModelInstance:
+        """Change the number of replicas.
+
+        Raises:
+            UnknownModel: there is no such model.
+            InvalidRequest: the number makes no sense.
+            NoCapacity: the additional replicas do not fit.
+        """
+        shell = self._shell
+        await shell.settled()
+        await shell.change(lambda: admission.rescaled(shell.cluster, model_uid, replicas))
+        return self._instance(model_uid)
+
+    async def remove_replica(self, model_uid: str, replica_id: str) -> int:
+        """Stop one replica for good; how many remain.
+
+        Raises:
+            UnknownModel: there is no such model.
+            NotFound: it has no such replica.
+            Conflict: it is the last one.
+        """
+        shell = self._shell
+        await shell.settled()
+        deployment = await shell.change(
+            lambda: admission.without_replica(shell.cluster, model_uid, replica_id), drop=replica_id
+        )
+        return deployment.replicas
+
+    def _instance(self, model_uid: str) -> ModelInstance:
+        cluster = self._shell.cluster
+        return views.instance(admission.find(cluster, model_uid), cluster.workers)
+
+
+class SupervisorActor(ForWorkersAndGateways, ForClients, xo.StatelessActor):  # type: ignore[misc]  # xoscar has no types
+    """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
+
+    def __init__(self, shell: Shell, registry: Registry) -> None:
+        self._shell = shell
+        self._registry = registry
+
+    async def progress(self, model_uid: str) -> ModelProgress:
+        """How far a model is.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        cluster = self._shell.cluster
+        return views.progress(admission.find(cluster, model_uid), cluster.workers)
+
+    async def instances(self, model_name: str | None = None, model_uid: str | None = None) -> tuple[ModelInstance, ...]:
+        """Every model beside its replicas, or those of a name or uid."""
+        cluster = self._shell.cluster
+        return tuple(
+            views.instance(model, cluster.workers)
+            for uid, model in sorted(cluster.models.items())
+            if model_uid in (None, uid) and model_name in (None, model.deployment.spec.name)
+        )
+
+    async def info(self) -> ClusterInfo:
+        """The whole cluster."""
+        shell, now = self._shell, self._shell.clock()
+        return ClusterInfo(
+            epoch=shell.cluster.epoch,
+            version=xinfer.__version__,
+            address=self.address,
+            uptime_s=max(0.0, now - shell.started_at),
+            settling=shell.cluster.settling,
+            workers=tuple(
+                views.worker_info(worker, now)
+                for worker in sorted(shell.cluster.workers.values(), key=lambda worker: worker.hello.name)
+            ),
+            instances=await self.instances(),
+        )
+
+
+class SupervisorHandle(msgspec.Struct):
+    """A supervisor that was started here. ``actor`` is its reference."""
+
+    actor: "xo.ActorRefType[SupervisorActor]"
+    shell: Shell
+
+    async def stop(self) -> None:
+        """End it cleanly: what was begun is written, those who wait are answered, the store is closed."""
+        await self.shell.close()
+        await xo.destroy_actor(self.actor)
+
+
+async def start_supervisor(settings: Settings, address: str, clock: Clock = time.time) -> SupervisorHandle:
+    """Start the supervisor in the actor pool that runs in this process at ``address``.
+
+    Raises:
+        StoreFailed: the store cannot be opened; says why.
+    """
+    store = Store(settings.store_url)
+    async with contextlib.AsyncExitStack() as undo:
+        undo.push_async_callback(store.close)
+        shell = Shell(settings, store, await store.open(), clock)
+        registry = Registry(catalog.builtin(), plugins.engines())
+        actor = await xo.create_actor(SupervisorActor, shell, registry, address=address, uid=SUPERVISOR_UID)
+        shell.start()
+        undo.pop_all()
+    return SupervisorHandle(actor, shell)
+
+
+def _deadline(timeout_s: float) -> float:
+    return asyncio.get_running_loop().time() + min(max(timeout_s, 0.0), MAX_POLL_S)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - asyncio.get_running_loop().time())

@@ -1,0 +1,335 @@
+"""The core of the supervisor: what is desired against what is reported, and what follows from it.
+
+``handle(event) -> [command]``, synchronous and pure: no I/O, no clock, no await. After every event the whole of the
+difference between desired and current state is worked out again (``_reconcile``), so a lost message or command is
+repaired by the next event, whichever it is.
+
+Three rules carry the rest:
+
+* A replica_id has at most one current place, and a new place has a higher generation than any before. A worker that
+  runs an older one does not find it in its assignments and stops it.
+* After a restart the supervisor *settles*: until every worker it knew has joined again (or some time has passed)
+  what is placed is exactly what is reported; nothing is placed, stopped or published.
+* The replicas of a lost worker keep their places and routes until they themselves are found dead.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from xinfer.protocol import Ack, Assignments, ReplicaStatus, WorkerReport
+from xinfer.routes import RouteTable
+from xinfer.spec import Deployment, ReplicaState
+from xinfer.supervisor.capacity import Ledger
+from xinfer.supervisor.events import (
+    Command,
+    DeploymentRemoved,
+    DeploymentSet,
+    Event,
+    ForgetWorker,
+    ProbeReplicas,
+    PublishRoutes,
+    RememberWorker,
+    ReplicasProbed,
+    SendAssignments,
+    Tick,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerReported,
+)
+from xinfer.supervisor.placement.base import PlacementPolicy
+from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord, worth
+from xinfer.supervisor.routing_table import routes
+
+GENERATIONS_PER_EPOCH = 1_000_000
+FORGET_AFTER_S = 3600.0
+"""A lost worker that nothing depends on is listed for so long."""
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long the core waits, in seconds."""
+
+    worker_timeout_s: float = 10.0
+    """A worker not heard of for so long is lost."""
+    settle_s: float = 10.0
+    """After a restart, the longest wait for the workers that were known."""
+
+
+class Cluster:
+    """All the state that the supervisor decides from. Read its attributes freely; only ``handle`` changes them."""
+
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        policy: PlacementPolicy,
+        patience: Patience,
+        now: float,
+        deployments: Iterable[Deployment] = (),
+        known_workers: Iterable[str] = (),
+    ) -> None:
+        """``deployments`` and ``known_workers`` are what the store remembers of the time before this start."""
+        self.epoch = epoch
+        self.policy = policy
+        # Restored models were asked for before this start, so their requests wait for them to come back.
+        self.models = {d.model_uid: ModelRecord(d, served=True) for d in deployments}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.table = RouteTable(epoch=epoch)
+        self._patience = patience
+        self._awaited = set(known_workers)
+        self._remembered = set(self._awaited)
+        self._settles_at = now + patience.settle_s
+        self._last_tick = now
+        self._generation = epoch * GENERATIONS_PER_EPOCH
+        self._assignments_version = 0
+        self.settling = bool(self._awaited)
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take in what happened; what is to be done about it."""
+        match event:
+            case DeploymentSet():
+                self._set(event)
+            case DeploymentRemoved():
+                self.models.pop(event.model_uid, None)
+            case WorkerJoined():
+                self._join(event)
+            case WorkerReported():
+                if not self._report(event):
+                    return []
+            case WorkerLeft():
+                self._leave(event)
+            case ReplicasProbed():
+                self._probed(event)
+            case Tick():
+                self._look_for_lost_workers(event.now)
+                return [*self._reconcile(event.now), *self._probe()]
+        return self._reconcile(event.now)
+
+    def knows(self, worker_id: str, incarnation: str) -> bool:
+        """Whether this very process of a worker has introduced itself."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.hello.incarnation == incarnation
+
+    def ack(self, report: WorkerReport, *, joining: bool = False) -> Ack:
+        """The answer to a hello or a report: its assignments, where it may work by others than it should."""
+        if not self.knows(report.worker_id, report.incarnation):
+            return Ack(known=False)
+        current = self.workers[report.worker_id].assignments
+        up_to_date = not joining and report.assignments_version == (current.epoch, current.version)
+        return Ack(known=True, assignments=None if self.settling or up_to_date else current)
+
+    # What happened.
+
+    def _set(self, event: DeploymentSet) -> None:
+        wanted = event.deployment
+        model = self.models.get(wanted.model_uid)
+        if model is None or model.deployment.revision != wanted.revision:
+            self.models[wanted.model_uid] = ModelRecord(wanted)
+            return
+        model.deployment = wanted
+        model.replicas.pop(event.drop, None)
+
+    def _join(self, event: WorkerJoined) -> None:
+        worker_id = event.hello.worker_id
+        known = self.workers.get(worker_id)
+        assignments = known.assignments if known else Assignments(epoch=self.epoch, version=0)
+        worker = WorkerRecord(event.hello, event.report, event.now, assignments)
+        self.workers[worker_id] = worker
+        self._awaited.discard(worker_id)
+        self._take_in(worker)
+        self._adopt([worker])
+
+    def _report(self, event: WorkerReported) -> bool:
+        """Whether it said anything new."""
+        report = event.report
+        if not self.knows(report.worker_id, report.incarnation):
+            return False
+        worker = self.workers[report.worker_id]
+        worker.last_seen = max(worker.last_seen, event.now)
+        if report.sequence < worker.report.sequence:
+            return False  # overtaken by a later one
+        returned, same = not worker.alive, report.replicas == worker.report.replicas
+        worker.report, worker.alive = report, True
+        if returned or not same:
+            self._take_in(worker)
+        if returned:
+            self._adopt([worker])
+        return returned or not same
+
+    def _leave(self, event: WorkerLeft) -> None:
+        if self.knows(event.worker_id, event.incarnation):
+            for model, replica in self._on(event.worker_id):
+                del model.replicas[replica.replica_id]
+            del self.workers[event.worker_id]
+        self._awaited.discard(event.worker_id)
+
+    def _probed(self, event: ReplicasProbed) -> None:
+        worker = self.workers.get(event.worker_id)
+        if worker is None:
+            return
+        worker.probing = False
+        if worker.alive:
+            return  # it came back and knows better
+        for model, replica in self._on(event.worker_id):
+            view = event.alive.get(replica.replica_id)
+            if replica.key in event.dead or (view and not _serves_or_will(view.state)):
+                del model.replicas[replica.replica_id]
+            elif view and replica.status:
+                replica.status = msgspec.structs.replace(
+                    replica.status, state=view.state, endpoint=view.endpoint or replica.status.endpoint
+                )
+                model.served = model.served or view.state is ReplicaState.READY
+
+    def _look_for_lost_workers(self, now: float) -> None:
+        """Find silent workers. Time in which the supervisor itself slept, or its clock was set, is not counted."""
+        passed = now - self._last_tick
+        self._last_tick = now
+        slept = passed if not 0 <= passed <= self._patience.worker_timeout_s / 2 else 0.0
+        self._settles_at += slept
+        for worker in list(self.workers.values()):
+            worker.last_seen += slept
+            silent = now - worker.last_seen
+            if worker.alive and silent > self._patience.worker_timeout_s:
+                worker.alive = False
+            elif silent > FORGET_AFTER_S and not self._on(worker.worker_id):
+                del self.workers[worker.worker_id]
+
+    # Places.
+
+    def _on(self, worker_id: str) -> list[tuple[ModelRecord, PlacedReplica]]:
+        return [
+            (model, replica)
+            for model in self.models.values()
+            for replica in model.replicas.values()
+            if replica.worker_id == worker_id
+        ]
+
+    def _take_back_from_lost(self) -> None:
+        """Free what a lost worker had not brought up yet; what may serve is probed, what failed waits for its user."""
+        lost = [worker.worker_id for worker in self.workers.values() if not worker.alive]
+        for worker_id in lost:
+            for model, replica in self._on(worker_id):
+                if not replica.can_be_probed and replica.state is not ReplicaState.FAILED:
+                    del model.replicas[replica.replica_id]
+
+    def _take_in(self, worker: WorkerRecord) -> None:
+        """Let the places on a worker know what it reports of them; no word means not started there."""
+        reported = worker.reported()
+        for model, replica in self._on(worker.worker_id):
+            replica.status = reported.get(replica.key)
+            if replica.status:
+                model.served = model.served or _was_ready(replica.status)
+        # Numbers in use by an earlier store are never given out again.
+        self._generation = max([self._generation, *(generation for _, generation in reported)])
+
+    def _adopt(self, workers: Iterable[WorkerRecord]) -> None:
+        """Keep what is reported of the current revision, where it has no place: the best and newest first.
+
+        Outside of settling only what a worker brings with it when it comes (back) is adopted. Anything else that it
+        runs without a place was taken from it on purpose.
+        """
+        found = [(status, worker) for worker in workers for status in worker.report.replicas]
+        for status, worker in sorted(found, key=lambda pair: (worth(pair[0].state), -pair[0].generation)):
+            model = self.models.get(status.model_uid)
+            if model is None or status.revision != model.deployment.revision or _is_leaving(status):
+                continue
+            if status.replica_id in model.replicas or not (self.settling or model.missing > 0):
+                continue
+            model.replicas[status.replica_id] = PlacedReplica(
+                status.replica_id, status.generation, worker.worker_id, status.slices, status
+            )
+            model.served = model.served or _was_ready(status)
+
+    def _place_missing(self) -> None:
+        if all(model.missing <= 0 for model in self.models.values()):
+            return
+        ledger = Ledger(self.models, self.workers, count_leaving=True)
+        for model in sorted(self.models.values(), key=lambda m: (m.deployment.created_at, m.deployment.model_uid)):
+            if model.missing <= 0:
+                continue
+            places, model.pending_reason = ledger.plan(model.deployment, model.missing, self.policy)
+            for replica_id, place in zip(model.free_ids(len(places)), places, strict=True):
+                self._generation += 1
+                model.replicas[replica_id] = PlacedReplica(replica_id, self._generation, place.worker_id, place.slices)
+
+    # What follows.
+
+    def _reconcile(self, now: float) -> list[Command]:
+        if self.settling:
+            for model in self.models.values():
+                model.replicas.clear()
+            self._adopt(self.workers.values())
+            self.settling = bool(self._awaited) and now < self._settles_at
+        if self.settling:
+            return self._remember()
+        for model in self.models.values():
+            model.drop_surplus()
+        self._take_back_from_lost()
+        self._place_missing()
+        return [*self._remember(), *self._assign(), *self._publish()]
+
+    def _remember(self) -> list[Command]:
+        """Keep the store's list of workers to wait for: those alive, and those whose replicas may still serve."""
+        awaited = {w.worker_id: w for w in self.workers.values() if w.alive or self._on(w.worker_id)}
+        awaited_ids = set(awaited) | (self._awaited if self.settling else set())
+        new = [
+            RememberWorker(worker_id, worker.hello.name, worker.hello.address, worker.last_seen)
+            for worker_id, worker in sorted(awaited.items())
+            if worker_id not in self._remembered
+        ]
+        gone = [ForgetWorker(worker_id) for worker_id in sorted(self._remembered - awaited_ids)]
+        self._remembered = awaited_ids
+        return [*new, *gone]
+
+    def _assign(self) -> list[Command]:
+        wanted: dict[str, list[tuple[PlacedReplica, Deployment]]] = {worker_id: [] for worker_id in self.workers}
+        for model in self.models.values():
+            for replica in model.replicas.values():
+                wanted.setdefault(replica.worker_id, []).append((replica, model.deployment))
+        commands: list[Command] = []
+        for worker_id, worker in sorted(self.workers.items()):
+            items = tuple(
+                replica.assignment(deployment)
+                for replica, deployment in sorted(wanted[worker_id], key=lambda pair: pair[0].replica_id)
+            )
+            known = worker.assignments
+            if known.version == 0 or known.items != items:
+                # One counter for all workers: one that left and came back never sees an old number again.
+                self._assignments_version += 1
+                worker.assignments = Assignments(epoch=self.epoch, version=self._assignments_version, items=items)
+                if worker.alive:
+                    commands.append(SendAssignments(worker_id, worker.hello.address, worker.assignments))
+        return commands
+
+    def _probe(self) -> list[Command]:
+        """Ask after the replicas of lost workers, with each tick and one question per worker at a time."""
+        commands: list[Command] = []
+        for worker in self.workers.values():
+            doubtful = tuple(
+                replica.status
+                for _, replica in self._on(worker.worker_id)
+                if replica.status is not None and replica.can_be_probed
+            )
+            if doubtful and not worker.alive and not worker.probing:
+                worker.probing = True
+                commands.append(ProbeReplicas(worker.worker_id, doubtful))
+        return commands
+
+    def _publish(self) -> list[Command]:
+        models = routes(self.models, self.workers)
+        if self.table.version and models == self.table.models:
+            return []
+        self.table = RouteTable(epoch=self.epoch, version=self.table.version + 1, models=models)
+        return [PublishRoutes(self.table)]
+
+
+def _was_ready(status: ReplicaStatus) -> bool:
+    return status.was_ready or status.state is ReplicaState.READY
+
+
+def _is_leaving(status: ReplicaStatus) -> bool:
+    return status.state in (ReplicaState.STOPPED, ReplicaState.DRAINING)
+
+
+def _serves_or_will(state: ReplicaState) -> bool:
+    return not state.is_final and state is not ReplicaState.DRAINING

@@ -1,0 +1,115 @@
+"""What the cluster core remembers: a record per model, per placed replica and per worker."""
+
+from dataclasses import dataclass, field
+
+from xinfer.devices import DeviceSlice
+from xinfer.protocol import Assignment, Assignments, ReplicaStatus, WorkerHello, WorkerReport
+from xinfer.spec import Deployment, ReplicaState
+from xinfer.supervisor.events import ReplicaKey
+
+
+@dataclass(slots=True)
+class PlacedReplica:
+    """A replica that one worker is to run. ``status`` is what was last heard of exactly this generation."""
+
+    replica_id: str
+    generation: int
+    worker_id: str
+    slices: tuple[DeviceSlice, ...]
+    status: ReplicaStatus | None = None
+
+    @property
+    def key(self) -> ReplicaKey:
+        """Names this placing."""
+        return (self.replica_id, self.generation)
+
+    @property
+    def state(self) -> ReplicaState:
+        """PENDING until its worker says otherwise."""
+        return self.status.state if self.status else ReplicaState.PENDING
+
+    @property
+    def can_be_probed(self) -> bool:
+        """Whether its process is known well enough to be asked without its worker."""
+        status = self.status
+        return bool(status and status.endpoint and status.control_address) and not self.state.is_final
+
+    def assignment(self, deployment: Deployment) -> Assignment:
+        """What its worker is told."""
+        return Assignment(
+            replica_id=self.replica_id, generation=self.generation, deployment=deployment, slices=self.slices
+        )
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """A Deployment and the places of its replicas; ``deployment.replicas - len(replicas)`` still have none."""
+
+    deployment: Deployment
+    served: bool = False
+    """A replica of this revision was READY once."""
+    replicas: dict[str, PlacedReplica] = field(default_factory=dict)
+    pending_reason: str = ""
+    """Why the missing replicas have no place."""
+
+    @property
+    def missing(self) -> int:
+        """How many replicas have no place."""
+        return self.deployment.replicas - len(self.replicas)
+
+    @property
+    def failed(self) -> bool:
+        """Whether every replica was given up."""
+        return self.missing == 0 and all(r.state is ReplicaState.FAILED for r in self.replicas.values())
+
+    def free_ids(self, count: int) -> list[str]:
+        """Replica ids with the lowest free slots, for the replicas without a place."""
+        free: list[str] = []
+        slot = 0
+        while len(free) < count:
+            replica_id = f"{self.deployment.model_uid}-{slot}"
+            if replica_id not in self.replicas:
+                free.append(replica_id)
+            slot += 1
+        return free
+
+    def drop_surplus(self) -> None:
+        """Give up places beyond the desired count: failed ones first, then those not READY, then high slots."""
+        if self.missing < 0:
+            by_worth = sorted(self.replicas.values(), key=lambda r: (worth(r.state), slot_of(r.replica_id)))
+            self.replicas = {r.replica_id: r for r in by_worth[: self.deployment.replicas]}
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """A worker: who it is, what it last said, and what it was last told."""
+
+    hello: WorkerHello
+    report: WorkerReport
+    last_seen: float
+    assignments: Assignments
+    alive: bool = True
+    probing: bool = False
+    """Its replicas are being asked right now."""
+
+    @property
+    def worker_id(self) -> str:
+        """Its durable name."""
+        return self.hello.worker_id
+
+    def reported(self) -> dict[ReplicaKey, ReplicaStatus]:
+        """Its last report by replica and generation."""
+        return {(status.replica_id, status.generation): status for status in self.report.replicas}
+
+
+def worth(state: ReplicaState) -> int:
+    """Order in which replicas are kept: READY ones first, failed ones last."""
+    if state is ReplicaState.READY:
+        return 0
+    return 2 if state is ReplicaState.FAILED else 1
+
+
+def slot_of(replica_id: str) -> int:
+    """The number at the end of a replica_id, so that 10 comes after 9."""
+    number = replica_id.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0

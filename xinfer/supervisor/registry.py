@@ -1,0 +1,256 @@
+"""From a LaunchRequest, in a user's words, to a Deployment: which model, which engine, which resources."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from xinfer.catalog import Catalog, introspect
+from xinfer.engines.base import Engine, parse_options
+from xinfer.errors import InvalidRequest
+from xinfer.ops import Kind
+from xinfer.protocol import LaunchRequest, WorkerHello
+from xinfer.spec import Deployment, Format, ModelSpec, ResourceRequest
+from xinfer.supervisor.admission import check_replicas
+from xinfer.supervisor.capacity import CPU, allowed_devices, answers_to, worker_names
+
+MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+FORMAT_WORDS = {"pytorch": Format.SAFETENSORS, "ggufv2": Format.GGUF}
+"""Words of Xinference's users for our formats."""
+
+Engines = Mapping[str, type[Engine]]
+
+
+class Registry:
+    """Resolves launches against a catalog and the engines that are known here."""
+
+    def __init__(self, catalog: Catalog, engines: Engines) -> None:
+        self._catalog = catalog
+        self._engines = engines
+
+    def resolve(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float) -> Deployment:
+        """The Deployment that a launch asks for, on these living workers. Reads local files where a path is given.
+
+        Raises:
+            InvalidRequest: something in it is wrong or cannot be had; names the field and what would be right.
+        """
+        check_replicas(request.replica)
+        workers = _wanted_workers(request, workers)
+        specs = _filtered(request, self._specs(request))
+        model_uid = check_model_uid(request.model_uid or specs[0].name)
+        spec, engine = self._choose_engine(request, specs, workers)
+        parse_options(engine.Options, request.options, engine.name)
+        return Deployment(
+            model_uid=model_uid,
+            spec=spec,
+            engine=engine.name,
+            replicas=request.replica,
+            request=resources(request, workers),
+            options=request.options,
+            envs=_checked_envs(request.envs),
+            created_at=now,
+        )
+
+    def _specs(self, request: LaunchRequest) -> tuple[ModelSpec, ...]:
+        """What the name or path can mean, the preferred spec first."""
+        if request.model_path:
+            return (introspect(request.model_path, request.model_name.strip()),)
+        name = request.model_name.strip()
+        specs = self._catalog.find(name)
+        if specs:
+            return specs
+        if name and Path(name).expanduser().exists():
+            return (introspect(str(Path(name).expanduser().absolute())),)
+        close = difflib.get_close_matches(name.lower(), self._catalog.names(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(self._catalog.names())}"
+        raise InvalidRequest(
+            f"no model {name!r} in the catalog ({hint}); a model of your own is launched with the path of its folder",
+            param="model_name",
+        )
+
+    def _choose_engine(
+        self, request: LaunchRequest, specs: Sequence[ModelSpec], workers: Sequence[WorkerHello]
+    ) -> tuple[ModelSpec, type[Engine]]:
+        engines = [self._named(request.model_engine)] if request.model_engine else list(self._engines.values())
+        trials = [
+            _Trial(engine, spec, _obstacle(engine, spec, workers))
+            for engine in sorted(engines, key=lambda engine: -engine.preference)
+            for spec in specs
+        ]
+        for trial in trials:
+            if not trial.obstacle:
+                return trial.spec, trial.engine
+        reasons = "; ".join(dict.fromkeys(f"{trial.engine.name}: {trial.obstacle}" for trial in trials))
+        raise InvalidRequest(f"no engine can serve {specs[0].name!r} here: {reasons}", param="model_engine")
+
+    def _named(self, name: str) -> type[Engine]:
+        for engine in self._engines.values():
+            if _plain(engine.name) == _plain(name):
+                return engine
+        known = ", ".join(sorted(self._engines))
+        raise InvalidRequest(f"there is no engine {name!r}; the known ones are: {known}", param="model_engine")
+
+
+class _Trial(NamedTuple):
+    """An engine, a set of weights, and why they do not go together here (empty: they do)."""
+
+    engine: type[Engine]
+    spec: ModelSpec
+    obstacle: str
+
+
+def _obstacle(engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHello]) -> str:
+    match = engine.accepts(spec)
+    if not match.ok:
+        return match.reason
+    offers = [hello.engines.get(engine.name) for hello in workers]
+    if any(offer and offer.ok for offer in offers):
+        return ""
+    reasons = dict.fromkeys(offer.reason for offer in offers if offer and offer.reason)
+    hint = "; ".join(reasons) or (f"install it there with: {engine.install}" if engine.install else "")
+    return f"not installed on any worker: {hint}" if hint else "not known to any worker"
+
+
+def _plain(name: str) -> str:
+    """Engine names as people write them: "Sentence-Transformers", "llama.cpp"."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _filtered(request: LaunchRequest, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The specs that the request's filters leave; a filter that leaves none is refused with what there is."""
+    left = list(specs)
+    if request.model_type:
+        kind = _kind(request.model_type)
+        left = _keep([spec for spec in left if spec.kind is kind], "model_type", {spec.kind.value for spec in left})
+    if request.model_format:
+        word = request.model_format.lower()
+        fitting = [spec for spec in left if spec.format.value == FORMAT_WORDS.get(word, word)]
+        left = _keep(fitting, "model_format", {spec.format.value for spec in left})
+    if request.quantization:
+        word = request.quantization.lower()
+        fitting = [spec for spec in left if spec.quantization.lower() == word]
+        left = _keep(fitting, "quantization", {spec.quantization for spec in left})
+    if request.model_size_in_billions is not None:
+        size = _size(request.model_size_in_billions)
+        fitting = [
+            spec for spec in left if spec.size_in_billions is not None and abs(spec.size_in_billions - size) < 1e-9
+        ]
+        left = _keep(fitting, "model_size_in_billions", {str(spec.size_in_billions) for spec in left})
+    return left
+
+
+def _keep(left: list[ModelSpec], field: str, there_is: set[str]) -> list[ModelSpec]:
+    if not left:
+        raise InvalidRequest(f"the model has no such {field}; there is: {', '.join(sorted(there_is))}", param=field)
+    return left
+
+
+def _kind(word: str) -> Kind:
+    for kind in Kind:
+        if kind.value.lower() == word.lower():
+            return kind
+    raise InvalidRequest(
+        f"there is no model_type {word!r}; there are: {', '.join(kind.value for kind in Kind)}", param="model_type"
+    )
+
+
+def _size(value: str | float) -> float:
+    """Billions of parameters; "0_5" is 0.5, because that is how file names say it."""
+    try:
+        return float(str(value).replace("_", "."))
+    except ValueError:
+        raise InvalidRequest(
+            f"model_size_in_billions must be a number such as 7 or 0_5, not {value!r}", param="model_size_in_billions"
+        ) from None
+
+
+def check_model_uid(model_uid: str) -> str:
+    """The model_uid, if it can be part of a URL and of file names.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    if not MODEL_UID.fullmatch(model_uid) or ".." in model_uid or "//" in model_uid or model_uid.endswith("/"):
+        raise InvalidRequest(
+            f"{model_uid!r} is no model_uid: up to 128 letters, digits and . _ : / -, the first a letter or digit, "
+            "no '..' and no empty part",
+            param="model_uid",
+        )
+    return model_uid
+
+
+def _checked_envs(envs: dict[str, str]) -> dict[str, str]:
+    for name, value in envs.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequest(f"{name!r} cannot be an environment variable", param="envs")
+    return envs
+
+
+def _wanted_workers(request: LaunchRequest, workers: Sequence[WorkerHello]) -> list[WorkerHello]:
+    if not request.worker_ip:
+        return list(workers)
+    chosen = [hello for hello in workers if answers_to(hello, request.worker_ip)]
+    if not chosen:
+        raise InvalidRequest(
+            f"no worker is called {request.worker_ip!r}; there are: {worker_names(workers)}", param="worker_ip"
+        )
+    return chosen
+
+
+def resources(request: LaunchRequest, workers: Sequence[WorkerHello]) -> ResourceRequest:
+    """What each replica needs. ``n_gpu``: "auto" is one device, an accelerator where there is one; None or 0 the CPU.
+
+    Raises:
+        InvalidRequest: the workers have no such devices.
+    """
+    count = _gpu_count(request.n_gpu)
+    if request.gpu_idx and count == 0:
+        raise InvalidRequest("gpu_idx names GPUs, but n_gpu asks for none", param="gpu_idx")
+    if count is None and request.gpu_idx:
+        if len(request.gpu_idx) % request.replica:
+            raise InvalidRequest(
+                f"gpu_idx has {len(request.gpu_idx)} entries, which cannot be shared by {request.replica} replicas",
+                param="gpu_idx",
+            )
+        count = len(request.gpu_idx) // request.replica
+    if request.memory_mib is not None and request.memory_mib < 1:
+        raise InvalidRequest("memory_mib must be at least 1", param="memory_mib")
+    wanted = ResourceRequest(
+        devices=count or 1,
+        memory_mib=request.memory_mib,
+        device_kind="any" if count is None else "accelerator" if count else CPU,
+        device_indices=tuple(sorted(set(request.gpu_idx))),
+        worker=request.worker_ip or None,
+    )
+    if wanted.device_kind == "accelerator":
+        _require_accelerators(wanted, workers)
+    return wanted
+
+
+def _gpu_count(value: int | str | None) -> int | None:
+    """Accelerators per replica; None: let the cluster decide."""
+    if value is None:
+        return 0
+    if isinstance(value, str) and value.strip().lower() in ("auto", ""):
+        return None
+    try:
+        count = int(value)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise InvalidRequest(f'n_gpu must be "auto" or a number from 0, not {value!r}', param="n_gpu")
+    return count
+
+
+def _require_accelerators(wanted: ResourceRequest, workers: Sequence[WorkerHello]) -> None:
+    param = "gpu_idx" if wanted.device_indices else "n_gpu"
+    names = worker_names(workers)
+    if all(device.kind == CPU for hello in workers for device in hello.devices):
+        raise InvalidRequest(f"there is no GPU: {names} have only a CPU; launch without {param}", param=param)
+    most = max(len(devices) for devices in allowed_devices(workers, wanted).values())
+    if most < wanted.devices:
+        which = f" with index {list(wanted.device_indices)}" if wanted.device_indices else ""
+        raise InvalidRequest(
+            f"a replica needs {wanted.devices} GPUs{which} on one worker, the most there are is {most}", param=param
+        )
