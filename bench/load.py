@@ -16,10 +16,10 @@ class Outcome:
     first_byte_s: list[float] = field(default_factory=list)
 
 
-def request_bytes(port: int, words: int, *, stream: bool, word: str = "token") -> bytes:
+def request_bytes(port: int, model: str, words: int, *, stream: bool) -> bytes:
     """A chat request whose echo has ``words`` tokens, as HTTP/1.1."""
-    content = " ".join([word] * words)
-    body = {"model": "echo", "stream": stream, "messages": [{"role": "user", "content": content}]}
+    content = " ".join(["token"] * words)
+    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}]}
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
@@ -63,10 +63,12 @@ async def _read_chunks(reader: asyncio.StreamReader, started: float, outcome: Ou
     return events
 
 
-async def run(port: int, *, streams: int, words: int, repeats: int, stream: bool = True) -> Outcome:
+async def run(
+    port: int, *, model: str, streams: int, words: int, repeats: int = 1, stream: bool = True
+) -> Outcome:
     """``streams`` connections at once."""
     outcome = Outcome()
-    request = request_bytes(port, words, stream=stream)
+    request = request_bytes(port, model, words, stream=stream)
     started = time.perf_counter()
     await asyncio.gather(*[client(port, request, repeats, outcome, stream=stream) for _ in range(streams)])
     outcome.wall_s = time.perf_counter() - started

@@ -13,7 +13,7 @@ import uvloop
 
 CHUNK = (
     b'data: {"id":"chatcmpl-%s","object":"chat.completion.chunk","created":%d,"model":"echo","choices":[{"index":0,'
-    b'"delta":{"content":%s},"logprobs":null,"finish_reason":null}]}\n\n'
+    b'"delta":%s,"logprobs":null,"finish_reason":null}]}\n\n'
 )
 
 
@@ -46,11 +46,15 @@ class App:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         created = int(time.time())
+        await self._event(send, created, b'{"role":"assistant","content":""}')
         for word in words:
             await self._beat()
-            data = CHUNK % (b"0123456789abcdef01234567", created, json.dumps(word + " ").encode())
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._event(send, created, b'{"content":%s}' % json.dumps(" " + word).encode())
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    async def _event(self, send, created: int, delta: bytes) -> None:
+        data = CHUNK % (b"0123456789abcdef01234567", created, delta)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
