@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,14 @@ def process(*argv: str, env: dict[str, str] | None = None) -> Iterator[subproces
         child.wait(60)
 
 
-def wait_for(client: httpx.Client, path: str) -> None:
-    for _ in range(600):
+def wait_for(client: httpx.Client, method: str, path: str, body: object = None) -> httpx.Response:
+    """Ask until the answer is no failure of the server."""
+    for _ in range(300):
         with contextlib.suppress(httpx.TransportError):
-            if client.get(path).status_code < 500:
-                return
+            answer = client.request(method, path, json=body)
+            if answer.status_code < 500:
+                return answer.raise_for_status()
+        time.sleep(0.1)
     raise SystemExit(f"{client.base_url} does not come up")
 
 
@@ -93,11 +97,7 @@ def references(home: Path) -> Iterator[tuple[Target, Target]]:
     ):
         for port in (app_port, proxy_port):
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=5) as client:
-                for _ in range(600):
-                    with contextlib.suppress(httpx.TransportError):
-                        body = {"messages": [{"content": "x"}]}
-                        if client.post("/v1/chat/completions", json=body).status_code == 200:
-                            break
+                wait_for(client, "POST", "/v1/chat/completions", {"messages": [{"content": "x"}]})
         yield Target("app", app_port, [alone.pid]), Target("proxy+app", proxy_port, [front.pid, behind.pid])
 
 
@@ -108,12 +108,10 @@ def xinfer(home: Path) -> Iterator[Target]:
     env = {"XINFER_HOME": str(home), "XINFER_TOKEN_FILE": str(home / "token")}
     with process("-c", "from xinfer.cli.serve import local; local()", "-p", str(port), env=env):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
-            wait_for(client, "/ready")
+            wait_for(client, "GET", "/ready")
             for uid, rate in (("echo", RATE), ("calm", 0)):
                 body = {"model_name": "echo", "model_uid": uid, "rate": rate}
-                while (answer := client.post("/v1/models", json=body)).status_code == 503:
-                    pass  # the worker has not joined yet
-                answer.raise_for_status()
+                wait_for(client, "POST", "/v1/models", body)  # 503 until the worker has joined
             gateways = [int(record["pid"]) for record in map(read_json, (home / "gateways").glob("*.json"))]
             replica = client.get("/v1/models/echo/replicas").json()[0]["pid"]
             calm = client.get("/v1/models/calm/replicas").json()[0]["pid"]

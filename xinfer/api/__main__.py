@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slot", type=int, required=True, help="which of the gateways of this home")
     parser.add_argument("--policy", default="least_loaded")
+    parser.add_argument("--shared-metrics", action="store_true", help="count together with the other gateways")
     options = parser.parse_args()
     settings = Settings.from_env()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -34,7 +35,7 @@ def main() -> None:
     own = ProcessId.own()
     record = GatewayRecord(own.pid, own.started, options.host, options.port)
     write_record(gateway_record(settings.home, options.slot), record)
-    app = create_app(settings, policy=options.policy)
+    app = create_app(settings, policy=options.policy, shared_metrics=options.shared_metrics)
     config = uvicorn.Config(
         app,
         http="httptools",

@@ -49,7 +49,7 @@ class GatewayApp(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings, *, policy: str = "least_loaded") -> GatewayApp:
+def create_app(settings: Settings, *, policy: str = "least_loaded", shared_metrics: bool = False) -> GatewayApp:
     """A gateway. It follows the supervisor of ``settings.home`` from start-up to shutdown."""
     app = GatewayApp(
         title="xinfer", version=__version__, description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
@@ -57,6 +57,7 @@ def create_app(settings: Settings, *, policy: str = "least_loaded") -> GatewayAp
     errors.install(app)
     app.state.settings = settings
     app.state.policy = policy
+    app.state.metrics = GatewayMetrics(shared=shared_metrics)
     for module in plugins.modules_in("xinfer.api.routes"):
         if hasattr(module, "router"):
             app.include_router(module.router)
@@ -70,7 +71,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, GatewayApp)
     settings: Settings = app.state.settings
     gateway = Gateway(cluster_token(settings), recover_wait_s=settings.recover_wait_s, policy=app.state.policy)
-    state = GatewayState(settings, gateway, Supervisor(settings.home), GatewayMetrics())
+    state = GatewayState(settings, gateway, Supervisor(settings.home), app.state.metrics)
     app.state.gateway_state = state
     for hot in app.documented:
         route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes)

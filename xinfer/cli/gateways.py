@@ -6,6 +6,7 @@ the supervisor again adopts it instead of fighting it for the port.
 
 import asyncio
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from xinfer.errors import Conflict, XinferError
 from xinfer.processes import ProcessId, log_tail, read_record, spawn
 from xinfer.protocol import GatewayRecord, gateway_record
 from xinfer.settings import Settings, child_environment
+from xinfer.telemetry.metrics import SHARED_DIRECTORY_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ class GatewayFleet:
         await self._adopt()
         if not self._running and _taken(self._host, self._port):
             raise Conflict(f"port {self._port} of {self._host} is in use by another program; choose another with -p")
+        if not self._running:
+            shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.mkdir(parents=True, exist_ok=True)
         self._fill()
 
     async def ready(self) -> None:
@@ -130,10 +135,18 @@ class GatewayFleet:
     def _spawn(self, slot: int) -> None:
         argv = [sys.executable, "-m", "xinfer.api", "--host", self._host, "--port", str(self._port)]
         argv += ["--slot", str(slot), "--policy", self._policy]
-        child = spawn(argv, env=child_environment(self._settings.environment()), log=self._log(slot))
+        env = child_environment(self._settings.environment())
+        if self._count > 1:
+            argv.append("--shared-metrics")
+            env[SHARED_DIRECTORY_VARIABLE] = str(self._metrics)
+        child = spawn(argv, env=env, log=self._log(slot))
         self._children[slot] = child
         # A child that ended at once leaves no process to identify; the next check sees it by its exit status.
         self._running[slot] = ProcessId.of(child.pid) or ProcessId(child.pid, 0.0)
+
+    @property
+    def _metrics(self) -> Path:
+        return self._settings.home / "gateways" / "metrics"
 
     def _log(self, slot: int) -> Path:
         return self._settings.home / "gateways" / f"{slot}.log"

@@ -23,6 +23,9 @@ from xinfer.routes import Endpoint
 
 log = logging.getLogger(__name__)
 
+REPORT_EVERY_S = 0.25
+"""While calls run, and once after the last: the load, to the gateways that no batch of their own tells it."""
+
 _heads: dict[Head, bytes] = {}
 """Encoded heads; an engine has two or three."""
 
@@ -51,6 +54,7 @@ class DataServer:
         self._calls: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._reporting: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
@@ -88,6 +92,8 @@ class DataServer:
 
     async def close(self) -> None:
         """Cancel what still runs, close every connection."""
+        if self._reporting is not None:
+            self._reporting.cancel()
         for server in self._servers:
             server.close()
         for task in list(self._calls):
@@ -114,11 +120,18 @@ class DataServer:
         self._calls.add(task)
         self._idle.clear()
         task.add_done_callback(self._untrack)
+        if self._reporting is None:
+            self._reporting = asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report)
 
     def _untrack(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         if not self._calls:
             self._idle.set()
+
+    def _report(self) -> None:
+        for connection in self._connections:
+            connection.report()
+        self._reporting = asyncio.get_running_loop().call_later(REPORT_EVERY_S, self._report) if self._calls else None
 
     def join(self, connection: "GatewayConnection") -> None:
         """A gateway connected."""
@@ -172,6 +185,11 @@ class GatewayConnection(asyncio.Protocol):
     def close(self) -> None:
         """End the connection, after what is in its buffers."""
         self._transport.close()
+
+    def report(self) -> None:
+        """Tell the gateway the load."""
+        if self._handshake.done:
+            self._transport.write(wire.encode_load(self._server.load()))
 
     # asyncio.Protocol -------------------------------------------------------------------------------------------
 
@@ -228,7 +246,7 @@ class GatewayConnection(asyncio.Protocol):
             if (running := self._running.get(number)) is not None and running.task is not None:
                 running.task.cancel()
         elif kind == Kind.PING:
-            self._transport.write(wire.encode_load(self._server.load()))
+            self.report()
 
     def _begin(self, number: int, call: Call) -> None:
         refusal = self._server.admit()

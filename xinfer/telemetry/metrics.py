@@ -1,10 +1,20 @@
 """What a gateway measures, in Prometheus' format. The model label only takes names that are deployed."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+ReplicaLoad: TypeAlias = tuple[str, int, int]
+"""(replica_id, requests running, requests queued)"""
+
+SHARED_DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Set before this module is imported, it names the folder in which several gateways keep one set of counters."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -14,9 +24,13 @@ FIRST_BYTE_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5
 
 
 class GatewayMetrics:
-    """Requests by operation, model and status; durations in seconds."""
+    """Requests by operation, model and status; durations in seconds.
 
-    def __init__(self) -> None:
+    ``shared``: the counters are those of all gateways of the port, because a scrape reaches any of them.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
         self.registry = CollectorRegistry()
         labels = ("op", "model")
         self._requests = Counter(
@@ -36,12 +50,6 @@ class GatewayMetrics:
             buckets=FIRST_BYTE_BUCKETS,
             registry=self.registry,
         )
-        self._running = Gauge(
-            "xinfer_replica_requests_running", "Requests the engine works on.", ("replica",), registry=self.registry
-        )
-        self._queued = Gauge(
-            "xinfer_replica_requests_queued", "Requests that wait in the engine.", ("replica",), registry=self.registry
-        )
         # A labelled child costs a lock and a dictionary look-up each time; the hot path keeps them.
         self._duration_of = functools.lru_cache(1024)(self._duration.labels)
         self._first_byte_of = functools.lru_cache(1024)(self._first_byte.labels)
@@ -56,11 +64,32 @@ class GatewayMetrics:
         """A streamed answer begins."""
         self._first_byte_of(op, model).observe(seconds)
 
-    def exposition(self, loads: Iterable[tuple[str, int, int]]) -> bytes:
-        """All of it as text; ``loads`` are (replica_id, running, queued) of the replicas now."""
-        self._running.clear()
-        self._queued.clear()
-        for replica, running, queued in loads:
-            self._running.labels(replica).set(running)
-            self._queued.labels(replica).set(queued)
-        return generate_latest(self.registry)
+    def exposition(self, loads: Sequence[ReplicaLoad]) -> bytes:
+        """All of it as text, with the ``loads`` of the replicas now."""
+        registry = self.registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no types
+        now = CollectorRegistry()
+        now.register(_Loads(loads))
+        return generate_latest(registry) + generate_latest(now)
+
+
+class _Loads(Collector):
+    """Read at each scrape, not kept: a replica that is gone leaves no series behind."""
+
+    def __init__(self, loads: Sequence[ReplicaLoad]) -> None:
+        self._loads = loads
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges."""
+        running = GaugeMetricFamily(
+            "xinfer_replica_requests_running", "Requests the engine works on.", labels=["replica"]
+        )
+        queued = GaugeMetricFamily(
+            "xinfer_replica_requests_queued", "Requests that wait in the engine.", labels=["replica"]
+        )
+        for replica, busy, waiting in self._loads:
+            running.add_metric([replica], busy)
+            queued.add_metric([replica], waiting)
+        return running, queued

@@ -1,0 +1,179 @@
+"""The two servers beside each other: how each is started, asked to launch a model, weighed and ended."""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from xinference_client import HOST, ask
+from xinference_models import Model
+
+MARK = "XINFER_BENCH_RUN"
+"""A variable in the environment of every process that this run starts, however deep: so none is overlooked."""
+MIB = 1 << 20
+POLL_S = 0.02
+START_LIMIT_S = 180.0
+STOP_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of all processes of a server together, MiB. Shared pages count once per process in ``rss``, once in ``pss``."""
+
+    rss: float
+    pss: float
+    processes: int
+
+    def __sub__(self, other: "Memory") -> "Memory":
+        return Memory(self.rss - other.rss, self.pss - other.pss, self.processes - other.processes)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A server as a user starts it."""
+
+    name: str
+    command: Path
+    ready_path: str
+    environment: dict[str, str]
+    home_variable: str
+
+    def launch_body(self, model: Model) -> dict[str, Any]:
+        """What launches a local folder."""
+        engine = "transformers" if model.op == "chat" else "sentence_transformers"
+        body = {"model_uid": model.name, "model_engine": engine, "model_path": str(model.folder)}
+        if self.name == "xinfer":
+            return body | {"model_name": model.name}
+        body |= {"model_name": model.xinference_name, "n_gpu": None}
+        if model.op == "embedding":
+            return body | {"model_type": "embedding"}
+        return body | {"model_format": "pytorch", "model_size_in_billions": "0_6", "quantization": "none"}
+
+
+def xinfer() -> Product:
+    """The one in the environment that runs this benchmark."""
+    return Product("xinfer", Path(sys.executable).with_name("xinfer-local"), "/ready", {}, "XINFER_HOME")
+
+
+def xinference(python: Path) -> Product:
+    """The one in the environment of ``python``."""
+    environment = {"XINFERENCE_ENABLE_VIRTUAL_ENV": "0", "XINFERENCE_AUTH_ADVANCED": "0"}
+    command = python.with_name("xinference-local")
+    return Product("Xinference", command, "/v1/models", environment, "XINFERENCE_HOME")
+
+
+class Server:
+    """One running server."""
+
+    def __init__(self, product: Product, home: Path) -> None:
+        self.product = product
+        self.port = _free_port()
+        self.ready_s = 0.0
+        self._mark = secrets.token_hex(8)
+        self._home = home
+        self._log = home / "console.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Return once it answers; ``ready_s`` is how long that took.
+
+        Raises:
+            RuntimeError: it ended, or took too long; with the end of what it printed.
+        """
+        self._home.mkdir(parents=True)
+        environment = os.environ | self.product.environment | {"OMP_NUM_THREADS": "1", MARK: self._mark}
+        environment |= {self.product.home_variable: str(self._home), "XINFER_TOKEN_FILE": str(self._home / "token")}
+        command = [str(self.product.command), "-H", HOST, "-p", str(self.port)]
+        started = time.perf_counter()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        while not self._answers():
+            if self._process.poll() is not None or time.perf_counter() - started > START_LIMIT_S:
+                raise RuntimeError(f"{self.product.name} did not start:\n{self.printed()}")
+            time.sleep(POLL_S)
+        self.ready_s = time.perf_counter() - started
+
+    async def launch(self, model: Model) -> float:
+        """Seconds from the launch to the end of the first answered request."""
+        started = time.perf_counter()
+        await ask(self.port, "/v1/models?wait_ready=true", self.product.launch_body(model))
+        await self.ask_one(model)
+        return time.perf_counter() - started
+
+    async def ask_one(self, model: Model) -> None:
+        """One request, to see that the model answers."""
+        import json
+
+        await ask(self.port, model.path, json.loads(model.bodies()[0]))
+
+    def terminate(self, model: Model) -> None:
+        """End a model, and return once its processes are gone."""
+        before = len(self._processes())
+        self._request("DELETE", f"/v1/models/{model.name}")
+        deadline = time.perf_counter() + STOP_LIMIT_S
+        while len(self._processes()) >= before:
+            if time.perf_counter() > deadline:
+                raise RuntimeError(f"{self.product.name} did not end {model.name}:\n{self.printed()}")
+            time.sleep(POLL_S)
+
+    def memory(self) -> Memory:
+        """What all of its processes hold now."""
+        rss = pss = 0
+        processes = self._processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                full = process.memory_full_info()
+                rss += full.rss
+                pss += full.pss
+        return Memory(rss / MIB, pss / MIB, len(processes))
+
+    def stop(self) -> None:
+        """End every process that it started: politely at first."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_LIMIT_S)
+        left = self._processes()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=STOP_LIMIT_S)
+        self._process.wait()
+
+    def printed(self) -> str:
+        """The end of what it wrote to its console."""
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def _answers(self) -> bool:
+        try:
+            return self._request("GET", self.product.ready_path) == 200
+        except OSError:
+            return False
+
+    def _request(self, method: str, path: str) -> int:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=STOP_LIMIT_S)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            return connection.getresponse().status
+
+    def _processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == self._mark
+        except psutil.Error:
+            return False
