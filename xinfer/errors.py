@@ -7,6 +7,7 @@ XinferError                      500 internal_error
 ├── Unauthorized                 401 invalid_api_key
 ├── UnknownModel                 404 model_not_found
 ├── NotFound                     404 not_found
+├── MethodNotAllowed             405 method_not_allowed
 ├── Conflict                     409 conflict
 │   └── NoCapacity               409 insufficient_capacity   fits on no device; says by how many MiB
 ├── PayloadTooLarge              413 payload_too_large
@@ -102,6 +103,14 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
 
+class MethodNotAllowed(XinferError):
+    """The path exists, but not for this HTTP method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
 class Conflict(XinferError):
     """The state does not allow it: for instance a model_uid that is already in use."""
 
@@ -179,7 +188,7 @@ class SupervisorAway(NotReady):
 
 def describe(error: BaseException) -> str:
     """One line for an error, with the type's name where the message alone would say little."""
-    text = str(error).strip()
     if isinstance(error, XinferError):
-        return text
+        return error.message  # str() of one that crossed actor pools names the pool first
+    text = str(error).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

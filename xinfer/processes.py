@@ -67,15 +67,21 @@ class ProcessId(msgspec.Struct, frozen=True):
         """SIGTERM, and after ``grace_s`` seconds SIGKILL to it and all its descendants. Returns once it is gone."""
         if not self.alive():
             return
-        with contextlib.suppress(psutil.Error):
-            family = psutil.Process(self.pid).children(recursive=True)
-            self.send(signal.SIGTERM)
-            if not await self.gone(grace_s):
-                self.send(signal.SIGKILL)
+        family = self._descendants()
+        self.send(signal.SIGTERM)
+        if not await self.gone(grace_s):
+            family |= self._descendants()  # it may have started more while it was ending
+            self.send(signal.SIGKILL)
             await self.gone(5.0)
-            for child in family:
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
+        for child in family:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+    def _descendants(self) -> set[psutil.Process]:
+        try:
+            return set(psutil.Process(self.pid).children(recursive=True))
+        except psutil.Error:
+            return set()
 
     async def gone(self, timeout_s: float) -> bool:
         """Wait until it has ended, at most ``timeout_s`` seconds; whether it has."""
@@ -147,7 +153,7 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     """The struct of a JSON file; None if it is missing or not readable as one."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

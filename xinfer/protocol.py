@@ -222,12 +222,14 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayRecord(msgspec.Struct, frozen=True):
-    """What a gateway writes about its process, so that a restarted supervisor finds it again."""
+    """What a supervisor writes about the process of a gateway, so that the next one finds it again."""
 
     pid: int
     started: float
     host: str
     port: int
+    made_as: str = ""
+    """Names the version, options and settings that it runs with; one that would run with others is replaced."""
 
 
 def gateway_record(home: Path, slot: int) -> Path:

@@ -4,10 +4,17 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 DEFAULT_PORT = 9997
+
+Wait = Annotated[float, Meta(ge=0, le=1e9)]
+"""Seconds; 0: not at all."""
+Period = Annotated[float, Meta(gt=0, le=1e9)]
+"""Seconds."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,30 +31,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: Path
     """The cluster token: workers, gateways and replicas prove that they know it. Per user, not per home, so that
     everything one user starts on one machine belongs together with nothing to configure."""
-    replica_lease_s: float = 300.0
+    replica_lease_s: Period = 300.0
     """A replica that no worker claimed for so long ends itself."""
-    gateway_lease_s: float = 600.0
+    gateway_lease_s: Period = 600.0
     """A gateway whose supervisor was away for so long ends itself."""
-    heartbeat_s: float = 2.0
-    worker_timeout_s: float = 10.0
+    heartbeat_s: Period = 2.0
+    worker_timeout_s: Period = 10.0
     """A worker not heard of for so long is lost; its replicas are probed and replaced once they are dead too."""
-    settle_s: float = 10.0
+    settle_s: Wait = 10.0
     """How long a restarted supervisor waits for the workers it knew before it starts replacements."""
-    drain_timeout_s: float = 30.0
+    drain_timeout_s: Wait = 30.0
     """How long a stopping replica may finish what it has begun."""
-    recover_wait_s: float = 30.0
+    recover_wait_s: Wait = 30.0
     """How long a request waits for a model that was serving and is being brought back."""
-    max_body_bytes: int = 32 * 1024 * 1024
-    max_queued: int = 2048
+    max_body_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
+    max_queued: Annotated[int, Meta(ge=1)] = 2048
     """Requests that one replica holds (running and waiting) before it answers 429."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read ``XINFER_*``.
+        """Read ``XINFER_*``. A variable that is empty counts as not set.
 
         Raises:
-            ValueError: a variable has a value of the wrong type; names the variable.
+            ValueError: a variable has a value of the wrong type or range; names the variable.
         """
         source = os.environ if env is None else env
         values: dict[str, object] = {
@@ -58,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
         for field in msgspec.structs.fields(cls):
             raw = source.get(f"XINFER_{field.name.upper()}")
-            if raw is None or field.name in values:
+            if not raw or field.name in values:
                 continue
             try:
                 values[field.name] = msgspec.convert(raw, field.type, strict=False)
@@ -80,7 +87,7 @@ def cluster_token(settings: Settings) -> str:
     """The shared secret of the cluster: ``XINFER_CLUSTER_TOKEN``, else the token file, which is made at first use.
 
     Raises:
-        OSError: the token file cannot be read or made.
+        OSError: the token file cannot be read or made, or has no token in it.
     """
     token = os.environ.get("XINFER_CLUSTER_TOKEN")
     if token:
@@ -97,7 +104,10 @@ def cluster_token(settings: Settings) -> str:
             pass
         finally:
             fresh.unlink()
-    return path.read_text().strip()
+    token = path.read_text().strip()
+    if not token:  # with it, anybody would be one of us
+        raise OSError(f"{path} is empty; remove it, or put the cluster's token in it")
+    return token
 
 
 def authenticate_actors(settings: Settings) -> None:

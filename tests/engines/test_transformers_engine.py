@@ -14,12 +14,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 
 import xinfer.catalog  # noqa: E402
 from xinfer.devices import DeviceSlice, Grant, Lease  # noqa: E402
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Call, Frame  # noqa: E402
 from xinfer.engines.transformers import ENGINE  # noqa: E402
+from xinfer.engines.transformers.tokenizer import FastTokenizer  # noqa: E402
 from xinfer.errors import ContextOverflow, InvalidRequest, LoadFailed  # noqa: E402
 from xinfer.ops import Kind, Op  # noqa: E402
 from xinfer.spec import Format, ModelSpec  # noqa: E402
@@ -224,6 +227,69 @@ def test_memory_that_runs_out_suspends_the_youngest_and_loses_nothing(tiny):
         assert sequence.generated == reference(tiny, sequence.prompt, 60)
 
 
+# --- the model that knows its answers ---
+
+
+@pytest.fixture(scope="module")
+def golden() -> list[dict[str, Any]]:
+    path = DEMO / "golden.json"
+    if not path.is_file():
+        pytest.skip("demo-chat is not built: run tools/demo_models.py")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+async def chat(engine: Any, **fields: Any) -> dict[str, Any]:
+    """A greedy answer: its message, with the reason why it ended; a stream is put together."""
+    head, *rest = await frames(engine, Op.CHAT, temperature=0, **fields)
+    if not fields.get("stream"):
+        choice = json.loads(rest[0])["choices"][0]
+        return {**choice["message"], "finish_reason": choice["finish_reason"]}
+    assert head == SSE_HEAD
+    message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
+    for line in b"".join(rest).decode().split("\n\n")[:-2]:
+        part = json.loads(line[6:])["choices"][0]
+        message["content"] += part["delta"].get("content", "")
+        message["reasoning_content"] += part["delta"].get("reasoning_content", "")
+        for call in part["delta"].get("tool_calls", ()):
+            if "id" in call:
+                message["tool_calls"].append({"function": {"name": call["function"]["name"], "arguments": ""}})
+            message["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+        message["finish_reason"] = part["finish_reason"]
+    return message
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_demo_chat_gives_its_golden_answers_to_32_at_once(golden, stream):
+    gate = asyncio.Semaphore(32)
+
+    async def ask(engine: Any, entry: dict[str, Any]) -> dict[str, Any]:
+        fields = {name: entry[name] for name in ("messages", "tools", "enable_thinking") if name in entry}
+        async with gate:
+            return await chat(engine, stream=stream, **fields)
+
+    async def use(engine: Any) -> list[dict[str, Any]]:
+        return await asyncio.gather(*[ask(engine, entry) for entry in golden])
+
+    for entry, message in zip(golden, with_model(DEMO, use), strict=True):
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        found = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in calls]
+        assert found == entry.get("tool_calls", []), entry["messages"]
+        assert (message["content"] or "") == entry["answer"], entry["messages"]
+        assert (message.get("reasoning_content") or "") == entry.get("reasoning", ""), entry["messages"]
+        assert message["finish_reason"] == ("tool_calls" if calls else "stop")
+
+
+def test_demo_chat_writes_the_raw_text_where_nobody_parses_it(golden):
+    entry = next(entry for entry in golden if entry.get("tool_calls") and "enable_thinking" not in entry)
+
+    async def use(engine: Any) -> dict[str, Any]:
+        return await chat(engine, messages=entry["messages"], tools=entry["tools"], tool_choice="none")
+
+    message = with_model(DEMO, use)
+    assert message["finish_reason"] == "stop"
+    assert "tool_calls" not in message
+
+
 # --- what a request can ask for ---
 
 
@@ -361,6 +427,30 @@ def test_the_load_report_counts_running_and_waiting(tiny):
     assert max(report.queued for report in reports) >= 4
     assert max(report.tokens_queued for report in reports) > 0
     assert 0 < max(report.kv_usage for report in reports) <= 1
+
+
+# --- the tokenizer ---
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=st.lists(st.integers(0, 511), max_size=40))
+def test_tokens_one_by_one_read_as_all_at_once(tiny, ids):
+    tokenizer = FastTokenizer(tiny, 512)
+    detokenizer = tokenizer.detokenizer()
+    shown = "".join([detokenizer.feed([token]) for token in ids])
+    assert shown + detokenizer.flush() == tokenizer.decode(ids)
+
+
+def test_sentencepiece_tokens_have_bytes_too(tmp_path):
+    letters = ["<0xC3>", "<0xA9>", "\u2581", "a", "\u2581a"]
+    tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, [("\u2581", "a")]))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    fast = FastTokenizer(tmp_path, 6)
+    assert [fast.token_bytes(token) for token in range(6)] == [b"\xc3", b"\xa9", b" ", b"a", b" a", b"</s>"]
+    detokenizer = fast.detokenizer()
+    assert [detokenizer.feed([token]) for token in (3, 4, 0, 1, 5)] == ["a", " a", "", "é", ""]
 
 
 # --- loading ---

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from xinfer.catalog import builtin, introspect, resolve_source
+from xinfer.catalog import builtin, introspect, located, resolve_source
 from xinfer.catalog.families import Catalog, read_family
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Kind
@@ -13,7 +13,9 @@ from xinfer.spec import Format
 
 
 def write_safetensors(path, shapes, missing_bytes=0):
-    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, missing_bytes]} for name, shape in shapes.items()}
+    header = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, missing_bytes]} for name, shape in shapes.items()
+    }
     header["__metadata__"] = {"format": "pt"}
     content = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(content)) + content)
@@ -95,6 +97,18 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
     assert resolve_source(str(tmp_path)) == tmp_path
     with pytest.raises(InvalidRequest, match="must exist on every worker"):
         resolve_source(str(tmp_path / "nothing"))
+
+
+def test_engines_get_a_spec_with_a_path(tmp_path):
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    spec = introspect(str(file))
+    assert located(spec).source == str(file)
+    echo = builtin().find("echo")[0]
+    assert located(echo) is echo
+    file.unlink()
+    with pytest.raises(InvalidRequest):
+        located(spec)
 
 
 # Folders.

@@ -49,6 +49,7 @@ def test_a_prompt_comes_in_four_shapes(prompt, prompts):
         ({"prompt": [1, -1]}, "prompt"),
         ({"prompt": [[1], "a"]}, "prompt[1]"),
         ({"prompt": [True]}, "prompt"),
+        ({"prompt": ["a"] * 1025, "n": 2}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"n": 2, "best_of": 1}, "best_of"),
@@ -63,6 +64,10 @@ def test_a_wrong_request_is_refused_by_name(fields, param):
     with pytest.raises(InvalidRequest) as caught:
         parse(**fields)
     assert caught.value.param == param
+
+
+def test_a_long_prompt_of_token_ids_is_one_prompt():
+    assert len(parse(prompt=[1] * 5000, n=2).prompts) == 1
 
 
 def test_values_that_ask_for_nothing():

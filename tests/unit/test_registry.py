@@ -1,5 +1,6 @@
 """From a launch in a user's words to a Deployment, with made-up engines and workers."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -22,12 +23,12 @@ abilities = ["chat"]
 
 [[models.variants]]
 format = "safetensors"
-source = "/models/tiny"
+source = "%(folder)s"
 size_in_billions = 0.5
 
 [[models.variants]]
 format = "gguf"
-source = "/models/tiny.gguf"
+source = "%(folder)s/../unit"
 quantization = "Q4_K_M"
 size_in_billions = 0.5
 
@@ -37,7 +38,7 @@ kind = "embedding"
 
 [[models.variants]]
 format = "safetensors"
-source = "/models/vectors"
+source = "/nowhere/vectors"
 """
 
 
@@ -65,7 +66,10 @@ class GgufEngine(TorchEngine):
     Options = NoOptions
 
 
-REGISTRY = Registry(Catalog({"tiny": read_family(FAMILY, "tiny.toml")}), {e.name: e for e in (TorchEngine, GgufEngine)})
+FOLDER = Path(__file__).parent
+"""Stands for the weights: these engines do not look inside."""
+ENGINES = {engine.name: engine for engine in (TorchEngine, GgufEngine)}
+REGISTRY = Registry(Catalog({"tiny": read_family(FAMILY % {b"folder": bytes(FOLDER)}, "tiny.toml")}), ENGINES)
 
 
 def worker(name, *, engines=("torch_engine", "gguf.engine"), gpus=0, missing="not installed"):
@@ -102,7 +106,7 @@ def refused(match, param, **fields):
 
 def test_a_name_alone_takes_the_preferred_engine():
     found = resolve()
-    assert (found.model_uid, found.engine, found.spec.source) == ("tiny", "torch_engine", "/models/tiny")
+    assert (found.model_uid, found.engine, found.spec.source) == ("tiny", "torch_engine", str(FOLDER))
     assert (found.replicas, found.created_at, found.request.device_kind) == (1, 5.0, "any")
 
 
@@ -118,6 +122,18 @@ def test_engines_are_named_as_people_write_them(name):
 def test_the_engine_decides_between_formats():
     found = resolve(model_engine="gguf-engine")
     assert (found.spec.format, found.engine) == (Format.GGUF, "gguf.engine")
+
+
+def test_weights_that_are_not_there_are_named():
+    refused("torch_engine: there is nothing at /nowhere/vectors on this machine", "model_engine", model_name="vectors")
+
+
+def test_paths_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
+    for found in (resolve("mine.gguf"), resolve("named", model_path="./mine.gguf")):
+        assert found.spec.source == str(tmp_path / "mine.gguf")
+    assert resolve("named", model_path="mine.gguf").model_uid == "named"
 
 
 def test_the_best_engine_that_some_worker_offers_is_taken():

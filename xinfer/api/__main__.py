@@ -1,4 +1,4 @@
-"""One gateway process: ``python -m xinfer.api --host H --port P --slot N``. Started, adopted and ended by ``cli``."""
+"""One gateway process: ``python -m xinfer.api --host H --port P``. Started, adopted and ended by ``cli``."""
 
 import argparse
 import asyncio
@@ -15,8 +15,6 @@ import uvicorn
 from xinfer.actors import prepare
 from xinfer.api.app import GatewayApp, create_app
 from xinfer.api.state import GatewayState
-from xinfer.processes import ProcessId, write_record
-from xinfer.protocol import GatewayRecord, gateway_record
 from xinfer.settings import Settings
 
 
@@ -25,16 +23,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m xinfer.api")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--slot", type=int, required=True, help="which of the gateways of this home")
     parser.add_argument("--policy", default="least_loaded")
     parser.add_argument("--shared-metrics", action="store_true", help="count together with the other gateways")
     options = parser.parse_args()
     settings = Settings.from_env()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     prepare(settings)
-    own = ProcessId.own()
-    record = GatewayRecord(own.pid, own.started, options.host, options.port)
-    write_record(gateway_record(settings.home, options.slot), record)
     app = create_app(settings, policy=options.policy, shared_metrics=options.shared_metrics)
     config = uvicorn.Config(
         app,
@@ -80,7 +74,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM drains and ends; a second one ends at once. SIGINT is for the parent, who tells us."""
+        """SIGTERM drains and ends. SIGINT is for the parent, who tells us."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.handle_exit, signal.SIGTERM, None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,10 +11,10 @@ from fastapi.openapi.utils import get_openapi
 from xinfer import __version__, plugins
 from xinfer.api import errors
 from xinfer.api.control import Supervisor, follow_routes
-from xinfer.api.documentation import add_hot_routes
+from xinfer.api.documentation import ERRORS, add_hot_routes
 from xinfer.api.gateway import Gateway
 from xinfer.api.hot import Hot
-from xinfer.api.relay import HotRoute, Receive, Scope, Send
+from xinfer.api.relay import HotRoute, Receive, Scope, Send, limited
 from xinfer.api.state import GatewayState
 from xinfer.settings import Settings, cluster_token
 from xinfer.telemetry.metrics import GatewayMetrics
@@ -23,7 +23,7 @@ DESCRIPTION = "Every kind of model behind one OpenAI-compatible endpoint."
 
 
 class GatewayApp(FastAPI):
-    """FastAPI, but a POST to a hot route goes straight to its ASGI application."""
+    """FastAPI, but what is for a hot route goes straight to its ASGI application."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -32,11 +32,12 @@ class GatewayApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one connection."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http":
             route = self.hot.get(scope["path"])
             if route is not None:
                 await route(scope, receive, send)
                 return
+            receive = limited(receive, scope, self.state.settings.max_body_bytes)
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -52,7 +53,12 @@ class GatewayApp(FastAPI):
 def create_app(settings: Settings, *, policy: str = "least_loaded", shared_metrics: bool = False) -> GatewayApp:
     """A gateway. It follows the supervisor of ``settings.home`` from start-up to shutdown."""
     app = GatewayApp(
-        title="xinfer", version=__version__, description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
+        title="xinfer",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        responses=ERRORS,
     )
     errors.install(app)
     app.state.settings = settings

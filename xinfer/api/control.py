@@ -76,9 +76,9 @@ async def follow_routes(
         table = have()
         try:
             newer = await supervisor.call("routes", table.epoch, table.version, POLL_S, timeout_s=POLL_S + 10.0)
-        except SupervisorAway:
+        except XinferError as error:
             if not away:
-                log.warning("the supervisor is away; routing by the last table (epoch %d)", table.epoch)
+                log.warning("%s (routing by the table of epoch %d until then)", error, table.epoch)
             away = True
             await asyncio.sleep(0.2)
             continue

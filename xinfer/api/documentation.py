@@ -21,6 +21,13 @@ _ERROR = {
         }
     },
 }
+_ERROR_BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is wrong; says how", "content": _ERROR_BODY},
+    "5XX": {"description": "The server could not answer; says why", "content": _ERROR_BODY},
+}
+"""What every route may answer."""
 
 
 def add_hot_routes(schema: dict[str, Any], routes: Sequence[Hot]) -> dict[str, Any]:
@@ -41,16 +48,11 @@ def _operation(route: Hot, path: str, body: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if route.streams:
         answers["text/event-stream"] = {"schema": {"type": "string"}}
-    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     return {
         "tags": ["inference"],
         "summary": route.summary,
         "description": route.description,
         "operationId": path.strip("/").replace("/", "_"),
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {
-            "200": {"description": "The answer", "content": answers},
-            "4XX": {"description": "The request is wrong; says how", **error},
-            "5XX": {"description": "No replica could answer", **error},
-        },
+        "responses": {"200": {"description": "The answer", "content": answers}, **ERRORS},
     }

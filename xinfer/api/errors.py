@@ -4,13 +4,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from xinfer.channel.wire import Failure
-from xinfer.errors import InvalidRequest, NotFound, XinferError
+from xinfer.errors import InvalidRequest, MethodNotAllowed, NotFound, XinferError
 
 log = logging.getLogger(__name__)
 
@@ -49,27 +48,36 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        param = ".".join(place) or None
-        what = f"{param}: {first['msg']}" if param else f"the request body is not valid: {first['msg']}"
-        return error_response(InvalidRequest(what, param=param))
+        return error_response(_explain(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 404:
-            return error_response(
-                NotFound(f"there is no {request.method} {request.url.path}; /docs lists what there is")
-            )
-        body: dict[str, Any] = InvalidRequest(str(error.detail)).body()
-        if error.status_code == 405:
-            body["error"]["message"] = f"{request.method} is not allowed on {request.url.path}"
-            body["error"]["code"] = "method_not_allowed"
-        return Response(
-            msgspec.json.encode(body), error.status_code, dict(error.headers or {}), media_type="application/json"
-        )
+        cause = error.__cause__
+        if isinstance(cause, XinferError):  # FastAPI wraps what reading the body raised
+            return error_response(cause)
+        return error_response(_translate(request, error), error.headers)
 
     @app.exception_handler(Exception)
     async def on_fault(request: Request, error: Exception) -> Response:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return error_response(XinferError("an internal error, it is in the server's log; please report it"))
+
+
+def _explain(found: Mapping[str, Any]) -> InvalidRequest:
+    """The first thing that pydantic found wrong. Its place is ("body", field, ...); further words may name a type."""
+    if found["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not valid JSON: {found['ctx']['error']} (byte {found['loc'][-1]})")
+    if isinstance(found["input"], bytes):
+        return InvalidRequest("the body must be JSON, sent with the header 'content-type: application/json'")
+    param = next((str(part) for part in found["loc"][1:]), None)
+    return InvalidRequest(f"{param}: {found['msg']}" if param else f"the body: {found['msg']}", param=param)
+
+
+def _translate(request: Request, error: HTTPException) -> XinferError:
+    """FastAPI's own refusals."""
+    what = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return NotFound(f"there is no {what}; /docs lists what there is")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{what} is not allowed; the header 'allow' says what is")
+    return InvalidRequest(str(error.detail))

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 
 from xinfer import plugins
 from xinfer.api.errors import RelayedError
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MAX_LOST = 3
 """A request during which so many replicas died is not tried on another one: it may be what kills them."""
+MAX_SHOWN = 128
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -37,6 +38,17 @@ class Gateway:
         self._turn = itertools.count()
         self._changed = asyncio.Event()
         """Set, and replaced, whenever a route or a link changes."""
+
+    @property
+    def models(self) -> Mapping[str, ModelRoute]:
+        """The deployed models by uid.
+
+        Raises:
+            NotReady: no table has come yet, so nothing is known about any.
+        """
+        if not self.table.epoch:
+            raise NotReady("this gateway has just started, and waits for the supervisor's route table", retry_after=1)
+        return self.table.models
 
     @property
     def in_flight(self) -> int:
@@ -72,96 +84,100 @@ class Gateway:
         """The route of a model that can do ``op``.
 
         Raises:
+            NotReady: no table has come yet.
             UnknownModel: no such model is deployed.
             InvalidRequest: it is, but cannot do that.
         """
-        route = self.table.models.get(model)
+        route = self.models.get(model)
         if route is None:
             raise UnknownModel(
-                f"the model {model!r} does not exist; GET /v1/models lists what you can use", param="model"
+                f"the model {_shown(model)!r} does not exist; GET /v1/models lists what you can use", param="model"
             )
         if op not in route.ops:
             able = ", ".join(route.ops)
             raise InvalidRequest(f"the model {model!r} cannot do {op}; it can do: {able}", param="model")
         return route
 
-    async def call(self, call: Call) -> CallStream:
-        """Send a call to a replica; its stream, with a head that has arrived.
+    async def answers(self, call: Call) -> AsyncGenerator[CallStream, None]:
+        """The call's answer, as a stream whose head has arrived.
 
-        A replica that dies, or that refuses because it drains, is replaced by another one: nothing reached the client.
+        Whoever asks for a further one says that the replica died before the client saw anything of the last. A replica
+        that dies earlier, or that refuses because it is full or drains, is replaced by another one without a word.
 
         Raises:
             XinferError: why there is no answer.
         """
-        lost = 0
         refused: set[str] = set()
         refusal: XinferError | None = None
-        while True:
+        lost = 0
+        while lost < MAX_LOST:
             link = await self._choose(call, refused, refusal)
-            try:
-                stream = link.open(call)
-            except ReplicaLost:
-                refused.add(link.endpoint.instance)
-                continue
+            stream = link.open(call)
             try:
                 while stream.head is None and not stream.ended:
                     await stream.arrived()
-            except asyncio.CancelledError:
+                if stream.head is not None:
+                    yield stream
+            finally:
                 stream.cancel()
-                raise
-            if stream.head is not None:
-                return stream
-            refused.add(link.endpoint.instance)
-            if stream.failure is not None:
-                refusal = RelayedError(stream.failure)
-                if not stream.failure.retryable:
-                    raise refusal
+            if stream.head is not None or stream.failure is None:
+                lost += 1
                 continue
-            lost += 1
-            if lost >= MAX_LOST:
-                raise ReplicaLost(f"{lost} replicas of {call.model!r} died while they worked on this request")
+            if not stream.failure.retryable:
+                raise RelayedError(stream.failure)
+            refused.add(link.endpoint.instance)
+            if stream.failure.status != NotReady.status:  # one that drains is about to be replaced: worth a wait
+                refusal = RelayedError(stream.failure)
+        raise ReplicaLost(f"{MAX_LOST} replicas of {call.model!r} died while they worked on this request")
 
     async def _choose(self, call: Call, refused: Collection[str], refusal: XinferError | None) -> ReplicaLink:
         """A connected replica that has not refused this call; waits while one is being brought back."""
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        while True:
-            changed = self._changed
-            route = self.route(call.model, call.op)
-            links = [
-                link
-                for endpoint in route.endpoints
-                if endpoint.instance not in refused and (link := self._links.get(endpoint.instance)) is not None
-            ]
-            if links:
-                return links[self._policy.choose([_candidate(link) for link in links], next(self._turn))]
-            if refusal is not None and all(e.instance in refused for e in route.endpoints):
-                raise refusal
-            if route.availability is Availability.LOADING:
-                raise NotReady(route.message or f"the model {call.model!r} is still loading", retry_after=2)
-            if route.availability is Availability.FAILED:
-                raise NotReady(route.message or f"the model {call.model!r} failed to start", retry_after=30)
-            deadline = deadline or loop.time() + self._recover_wait_s
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await changed.wait()
-            except TimeoutError:
-                raise NotReady(
-                    f"no replica of {call.model!r} came back within {self._recover_wait_s:g} s", retry_after=5
-                ) from None
+        link = self._pick(call, refused, refusal)
+        if link is not None:
+            return link
+        try:
+            async with asyncio.timeout(self._recover_wait_s):
+                while link is None:
+                    await self._changed.wait()
+                    link = self._pick(call, refused, refusal)
+        except TimeoutError:
+            raise NotReady(
+                f"no replica of {call.model!r} came back within {self._recover_wait_s:g} s", retry_after=5
+            ) from None
+        return link
+
+    def _pick(self, call: Call, refused: Collection[str], refusal: XinferError | None) -> ReplicaLink | None:
+        """What the policy prefers now; None where waiting helps: a replica, or the very first table, is on its way."""
+        if not self.table.epoch:
+            return None
+        route = self.route(call.model, call.op)
+        links = [
+            link
+            for endpoint in route.endpoints
+            if endpoint.instance not in refused
+            and (link := self._links.get(endpoint.instance)) is not None
+            and link.is_open
+        ]
+        if links:
+            return links[self._policy.choose([_candidate(link) for link in links], next(self._turn))]
+        if refusal is not None and all(e.instance in refused for e in route.endpoints):
+            raise refusal
+        if route.availability is Availability.LOADING:
+            raise NotReady(route.message or f"the model {call.model!r} is still loading", retry_after=2)
+        if route.availability is Availability.FAILED:
+            raise NotReady(route.message or f"the model {call.model!r} failed to start", retry_after=30)
+        return None
 
     # links --------------------------------------------------------------------------------------------------------
 
     def _connect(self, endpoint: Endpoint) -> None:
-        task = asyncio.get_running_loop().create_task(self._keep_connecting(endpoint))
-        self._connecting[endpoint.instance] = task
-        task.add_done_callback(lambda _: self._connecting.pop(endpoint.instance, None))
+        self._connecting[endpoint.instance] = asyncio.get_running_loop().create_task(self._keep_connecting(endpoint))
 
     async def _keep_connecting(self, endpoint: Endpoint) -> None:
         """Until it is connected, or no longer wanted."""
         for attempt in itertools.count():
             if endpoint.instance not in self._wanted:
-                return
+                break
             link = ReplicaLink(endpoint, self._token, self._on_lost)
             try:
                 await link.connect(self._host_id)
@@ -172,7 +188,9 @@ class Gateway:
                 continue
             self._links[endpoint.instance] = link
             self._announce()
-            return
+            break
+        # Here, not in a callback of the task: whoever asks next must find either the link or that it is being made.
+        del self._connecting[endpoint.instance]
 
     def _on_lost(self, link: ReplicaLink) -> None:
         instance = link.endpoint.instance
@@ -186,6 +204,11 @@ class Gateway:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _shown(model: str) -> str:
+    """A name that a client made up, short enough for a message."""
+    return model if len(model) <= MAX_SHOWN else model[:MAX_SHOWN] + "..."
 
 
 def _candidate(link: ReplicaLink) -> Candidate:

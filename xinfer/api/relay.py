@@ -4,6 +4,8 @@ Nothing of FastAPI is on this path: its middleware would wrap ``send`` once more
 """
 
 import asyncio
+import contextlib
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,10 +14,10 @@ from typing import Any
 import msgspec
 
 from xinfer.api.errors import RelayedError, sse_error
-from xinfer.api.gateway import MAX_LOST, Gateway
+from xinfer.api.gateway import Gateway
 from xinfer.channel.link import CallStream
 from xinfer.engines.base import Call, Head
-from xinfer.errors import InvalidRequest, PayloadTooLarge, ReplicaLost, UnknownModel, XinferError
+from xinfer.errors import InvalidRequest, MethodNotAllowed, PayloadTooLarge, ReplicaLost, XinferError
 from xinfer.ops import Op
 from xinfer.telemetry.metrics import GatewayMetrics
 
@@ -25,6 +27,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _KEPT_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """Request headers that travel to the replica."""
+_MAX_REQUEST_ID = 128
+_UNPRINTABLE = re.compile(rb"[^!-~]")
 
 
 class _Routing(msgspec.Struct):
@@ -55,34 +59,50 @@ def routing_fields(body: bytes) -> _Routing:
                 "'model' is required and must be a string; GET /v1/models lists the models", param="model"
             ) from None
         raise InvalidRequest("the body must be a JSON object with at least 'model'") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", param=None) from None
 
 
-async def read_body(receive: Receive, limit: int, declared: int | None) -> bytes:
+def limited(receive: Receive, scope: Scope, limit: int) -> Receive:
+    """``receive``, but a body of over ``limit`` bytes raises PayloadTooLarge, at once where its length is declared."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    size = int(declared) if len(declared) < 20 and declared.isdigit() else 0  # the body is counted in any case
+    taken = 0
+
+    async def take() -> MutableMapping[str, Any]:
+        nonlocal taken
+        if size > limit:
+            raise PayloadTooLarge(f"the body has {size} bytes, the limit is {limit} (XINFER_MAX_BODY_BYTES)")
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > limit:
+            raise PayloadTooLarge(f"{taken} bytes of the body are over the limit, {limit} (XINFER_MAX_BODY_BYTES)")
+        return message
+
+    return take
+
+
+async def read_body(receive: Receive) -> bytes:
     """The whole request body.
 
     Raises:
-        PayloadTooLarge: it has more than ``limit`` bytes.
+        PayloadTooLarge: it is over the limit of ``receive``.
     """
-    if declared is not None and declared > limit:
-        raise PayloadTooLarge(f"the body has {declared} bytes, the limit is {limit} (XINFER_MAX_BODY_BYTES)")
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    pieces, size = [body], len(body)
-    while message.get("more_body"):
+    pieces: list[bytes] = []
+    more = True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _ClientGone
         pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > limit:
-            raise PayloadTooLarge(f"the body has more than {limit} bytes, which is the limit (XINFER_MAX_BODY_BYTES)")
-    return b"".join(pieces)
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The client's ``x-request-id``, without what could not be sent back in a header; a new one if it gave none."""
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return _UNPRINTABLE.sub(b"", given)[:_MAX_REQUEST_ID].decode() or secrets.token_hex(12)
 
 
 class HotRoute:
@@ -96,43 +116,36 @@ class HotRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The boundary: every failure becomes an answer in the OpenAI error shape."""
-        answer = _Answer(self._op, send, self._metrics)
+        request_id = request_id_of(scope)
+        answer = _Answer(self._op, request_id, send, self._gateway, self._metrics)
         try:
-            call = await self._admit(scope, receive)
-            answer.begin(call)
-            await self._relay_until_gone(call, receive, answer)
+            if scope["method"] != "POST":
+                await answer.fail(MethodNotAllowed(f"{scope['path']} takes only POST"), (b"allow", b"POST"))
+                return
+            body = await read_body(limited(receive, scope, self._max_body_bytes))
+            model = answer.model = routing_fields(body).model
+            kept = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n in _KEPT_HEADERS]
+            await self._relay_until_gone(Call(request_id, self._op, body, model, tuple(kept)), receive, answer)
         except _ClientGone:
             answer.finish(499)
         except XinferError as error:
             await answer.fail(error)
+        except Exception:
+            await answer.fail(XinferError("an internal error, it is in the server's log; please report it"))
+            raise
         except BaseException:
             answer.finish(500)
             raise
-
-    async def _admit(self, scope: Scope, receive: Receive) -> Call:
-        declared: int | None = None
-        request_id = ""
-        kept: list[tuple[str, str]] = []
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                declared = int(value)
-            elif name == b"x-request-id":
-                request_id = value.decode("latin-1")[:128]
-            elif name in _KEPT_HEADERS:
-                kept.append((name.decode("latin-1"), value.decode("latin-1")))
-        body = await read_body(receive, self._max_body_bytes, declared)
-        fields = routing_fields(body)
-        return Call(request_id or secrets.token_hex(12), self._op, body, fields.model, tuple(kept))
 
     async def _relay_until_gone(self, call: Call, receive: Receive, answer: "_Answer") -> None:
         """Relay, and stop within one turn of the loop when the client closes its connection."""
         relaying = asyncio.current_task()
         assert relaying is not None
-        gone = False
+        gone = over = False
 
         def on_receive(watching: asyncio.Task[MutableMapping[str, Any]]) -> None:
             nonlocal gone
-            if not watching.cancelled() and not relaying.done():
+            if not watching.cancelled() and not over:
                 gone = True
                 relaying.cancel()
 
@@ -146,38 +159,29 @@ class HotRoute:
             relaying.uncancel()
             raise _ClientGone from None
         finally:
-            watching.remove_done_callback(on_receive)
+            over = True
             watching.cancel()
 
     async def _relay(self, call: Call, answer: "_Answer") -> None:
-        for attempt in range(1, MAX_LOST + 1):
-            stream = await self._gateway.call(call)
-            try:
+        async with contextlib.aclosing(self._gateway.answers(call)) as streams:
+            async for stream in streams:
                 if await answer.relay(stream):
                     return
-            finally:
-                stream.cancel()
-            # A whole answer was being collected when its replica died; the client has seen nothing of it.
-            if attempt == MAX_LOST:
-                raise ReplicaLost(f"{MAX_LOST} replicas of {call.model!r} died while they worked on this request")
 
 
 class _Answer:
     """What the client has got of an answer so far."""
 
-    def __init__(self, op: Op, send: Send, metrics: GatewayMetrics) -> None:
+    def __init__(self, op: Op, request_id: str, send: Send, gateway: Gateway, metrics: GatewayMetrics) -> None:
+        self.model = ""
+        """Of the request, once it is known."""
         self._op = op
+        self._request_id = request_id.encode()
         self._send = send
+        self._gateway = gateway
         self._metrics = metrics
-        self._model = ""
-        self._request_id = b""
         self._started = time.perf_counter()
         self._begun = False
-
-    def begin(self, call: Call) -> None:
-        """The request is admitted."""
-        self._model = call.model
-        self._request_id = call.request_id.encode("latin-1", "replace")
 
     async def relay(self, stream: CallStream) -> bool:
         """Send the answer on; False if its replica died before the client saw anything of it.
@@ -189,20 +193,16 @@ class _Answer:
         assert head is not None
         if not _is_stream(head):
             return await self._relay_whole(stream, head)
-        self._metrics.first_byte(self._op, self._model, time.perf_counter() - self._started)
+        data = await _next_bytes(stream)
+        if not data and not _is_complete(stream):
+            return False
+        self._metrics.first_byte(self._op, self.model, time.perf_counter() - self._started)
         send = self._send
         await self._start(head)
-        chunks = 0
-        while True:
-            data = stream.take()
-            if data:
-                chunks += 1
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                stream.credit(len(data))
-            elif stream.ended:
-                break
-            else:
-                await stream.arrived()
+        while data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            stream.credit(len(data))
+            data = await _next_bytes(stream)
         if stream.lost or stream.failure is not None:
             error = _error_of(stream)
             await send({"type": "http.response.body", "body": sse_error(error), "more_body": False})
@@ -215,19 +215,11 @@ class _Answer:
     async def _relay_whole(self, stream: CallStream, head: Head) -> bool:
         """Collect the body to its end: it gets a length, and until then a dead replica costs the client nothing."""
         pieces: list[bytes] = []
-        while True:
-            data = stream.take()
-            if data:
-                pieces.append(data)
-                stream.credit(len(data))
-            elif stream.ended:
-                break
-            else:
-                await stream.arrived()
-        if stream.lost:
+        while data := await _next_bytes(stream):
+            pieces.append(data)
+            stream.credit(len(data))
+        if not _is_complete(stream):
             return False
-        if stream.failure is not None:
-            raise _error_of(stream)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         await self._start(head, (b"content-length", str(len(body)).encode()))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
@@ -239,24 +231,42 @@ class _Answer:
         headers = [*head.headers, (b"x-request-id", self._request_id), *more]
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
 
-    async def fail(self, error: XinferError) -> None:
-        """Answer with an error; the client has seen nothing yet."""
-        if isinstance(error, UnknownModel):
-            self._model = ""  # a label must not grow with whatever clients ask for
-        body = error.encode()
-        head = Head(error.status, ((b"content-type", b"application/json"),))
-        extra = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
-        await self._start(head, (b"content-length", str(len(body)).encode()), *extra)
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+    async def fail(self, error: XinferError, *headers: tuple[bytes, bytes]) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if not self._begun:
+            body = error.encode()
+            head = Head(error.status, ((b"content-type", b"application/json"), *headers))
+            extra = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
+            await self._start(head, (b"content-length", str(len(body)).encode()), *extra)
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
         self.finish(error.status)
 
     def finish(self, status: int) -> None:
-        """Account for it."""
-        self._metrics.finished(self._op, self._model, status, time.perf_counter() - self._started)
+        """Account for it. A label takes only names that are deployed, not whatever clients ask for."""
+        model = self.model if self.model in self._gateway.table.models else ""
+        self._metrics.finished(self._op, model, status, time.perf_counter() - self._started)
 
 
 def _is_stream(head: Head) -> bool:
     return not any(name == b"content-type" and value.startswith(b"application/json") for name, value in head.headers)
+
+
+async def _next_bytes(stream: CallStream) -> bytes:
+    """What has come of a body since the last time; empty at its end."""
+    while not (data := stream.take()) and not stream.ended:
+        await stream.arrived()
+    return data
+
+
+def _is_complete(stream: CallStream) -> bool:
+    """Whether an answer has ended well; False if its replica died.
+
+    Raises:
+        XinferError: the replica ended it with an error.
+    """
+    if stream.failure is not None:
+        raise _error_of(stream)
+    return not stream.lost
 
 
 def _error_of(stream: CallStream) -> XinferError:

@@ -2,6 +2,6 @@
 
 from xinfer.catalog.families import Catalog, builtin
 from xinfer.catalog.introspect import introspect
-from xinfer.catalog.sources import resolve_source
+from xinfer.catalog.sources import located, resolve_source
 
-__all__ = ["Catalog", "builtin", "introspect", "resolve_source"]
+__all__ = ["Catalog", "builtin", "introspect", "located", "resolve_source"]

@@ -13,7 +13,6 @@ from xinfer.spec import Format, ModelSpec
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
-POOLING_CONFIG = "config.json"
 REASONING_MARKS = ("enable_thinking", "reasoning_content", "<think>")
 
 
@@ -159,7 +158,7 @@ def _context_length(path: Path, config: dict[str, Any], kind: Kind) -> int | Non
 def _dimensions(path: Path, config: dict[str, Any], modules: list[_Module]) -> int | None:
     """The length of a vector: of the last module that changes it, else the hidden size."""
     for module in reversed(modules):
-        found = _json(path / module.path / POOLING_CONFIG) if module.path else {}
+        found = _json(path / module.path / "config.json") if module.path else {}
         for key in ("out_features", "word_embedding_dimension", "embedding_dimension"):
             if isinstance(found.get(key), int):
                 return int(found[key])

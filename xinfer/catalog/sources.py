@@ -5,7 +5,10 @@ The symbolic form ``builtin:NAME`` travels between machines, because every worke
 
 from pathlib import Path
 
+import msgspec
+
 from xinfer.errors import InvalidRequest
+from xinfer.spec import Format, ModelSpec
 
 BUILTIN = "builtin:"
 DEMO_FOLDER = Path(__file__).parent / "demo"
@@ -28,3 +31,14 @@ def resolve_source(source: str) -> Path:
     if not source or not path.exists():
         raise InvalidRequest(missing, param="model_path")
     return path.absolute()
+
+
+def located(spec: ModelSpec) -> ModelSpec:
+    """The spec as engines take it: with a ``source`` that is a path on this machine.
+
+    Raises:
+        InvalidRequest: there is nothing.
+    """
+    if spec.format is Format.NONE:
+        return spec
+    return msgspec.structs.replace(spec, source=str(resolve_source(spec.source)))

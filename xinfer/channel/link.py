@@ -1,7 +1,7 @@
 """The gateway's side of a channel: one connection to one replica, many calls on it."""
 
 import asyncio
-import itertools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -12,6 +12,8 @@ from xinfer.channel.wire import Failure, FrameReader, Kind
 from xinfer.engines.base import Call, Head, Load
 from xinfer.errors import ReplicaLost
 from xinfer.routes import Endpoint
+
+log = logging.getLogger(__name__)
 
 PING_EVERY_S = 5.0
 """A link with calls under way that was quiet for so long is asked whether it lives."""
@@ -106,11 +108,16 @@ class ReplicaLink(asyncio.Protocol):
         self._on_lost = on_lost
         self._reader = FrameReader()
         self._calls: dict[int, CallStream] = {}
-        self._numbers = itertools.count(1)
+        self._last_number = 0
         self._transport: asyncio.Transport | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_heard = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be sent on it."""
+        return self._transport is not None and not self._transport.is_closing()
 
     @property
     def in_flight(self) -> int:
@@ -137,6 +144,8 @@ class ReplicaLink(asyncio.Protocol):
             except BaseException:
                 self.close()
                 raise
+        if not self.is_open:
+            raise ConnectionResetError("closed as soon as it was opened")
 
     def open(self, call: Call) -> CallStream:
         """Send a call.
@@ -146,7 +155,7 @@ class ReplicaLink(asyncio.Protocol):
         """
         if self._transport is None or self._transport.is_closing():
             raise ReplicaLost(f"replica {self.endpoint.replica_id} is gone")
-        number = next(self._numbers)
+        number = self._next_number()
         stream = self._calls[number] = CallStream(self, number)
         payload = wire.encode_call(call)
         if len(payload) < 64 * 1024:
@@ -157,6 +166,13 @@ class ReplicaLink(asyncio.Protocol):
         if self._watchdog is None:
             self._watch()
         return stream
+
+    def _next_number(self) -> int:
+        """Numbers have 32 bits on the wire and begin again after the last; 0 is the connection itself."""
+        while True:
+            self._last_number = self._last_number % wire.MAX_CALL + 1
+            if self._last_number not in self._calls:
+                return self._last_number
 
     def write(self, data: bytes) -> None:
         """Send a frame, unless the connection has ended."""
@@ -186,12 +202,11 @@ class ReplicaLink(asyncio.Protocol):
                 return
         self._last_heard = asyncio.get_running_loop().time()
         try:
-            frames = self._reader.feed(data)
-        except wire.WireError:
+            for number, kind, payload in self._reader.feed(data):
+                self._on_frame(number, kind, payload)
+        except wire.MALFORMED as error:
+            log.warning("replica %s: %s", self.endpoint.replica_id, error)
             self.close()
-            return
-        for number, kind, payload in frames:
-            self._on_frame(number, kind, payload)
 
     def _on_frame(self, number: int, kind: int, payload: bytes) -> None:
         if kind == Kind.LOAD:

@@ -22,6 +22,8 @@ from xinfer.engines.base import Call, Head, Load
 
 WINDOW = 256 * 1024
 """Bytes of one call that may be on their way to a client that does not read."""
+MAX_CALL = (1 << 32) - 1
+"""The highest call number."""
 MAX_FRAME = 1 << 30
 """A longer frame is a broken or foreign peer."""
 
@@ -66,6 +68,10 @@ _head_decoder = msgspec.msgpack.Decoder(Head)
 
 class WireError(ConnectionError):
     """The peer does not speak this protocol."""
+
+
+MALFORMED = (WireError, msgspec.MsgspecError, UnicodeDecodeError, struct.error)
+"""What reading the frames of such a peer raises."""
 
 
 def header(call: int, kind: Kind, length: int) -> bytes:

@@ -5,18 +5,20 @@ the supervisor again adopts it instead of fighting it for the port.
 """
 
 import asyncio
+import hashlib
 import logging
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import msgspec
 
+from xinfer import __version__
 from xinfer.errors import Conflict, XinferError
-from xinfer.processes import ProcessId, log_tail, read_record, spawn
+from xinfer.processes import ProcessId, log_tail, read_record, spawn, write_record
 from xinfer.protocol import GatewayRecord, gateway_record
 from xinfer.settings import Settings, child_environment
 from xinfer.telemetry.metrics import SHARED_DIRECTORY_VARIABLE
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 WATCH_S = 0.25
 MAX_EARLY_DEATHS = 3
 READY_S = 30.0
+END_GRACE_S = 5.0
+"""Beyond the time to drain, for closing."""
 
 
 class GatewayFleet:
@@ -41,6 +45,9 @@ class GatewayFleet:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._early_deaths = 0
         self._was_ready = False
+        made_as = [__version__, host, port, count, policy, settings.environment()]
+        self._made_as = hashlib.sha256(msgspec.json.encode(made_as)).hexdigest()[:16]
+        """What makes an adopted gateway as good as a new one: an upgrade or a changed setting must not be lost."""
 
     @property
     def url(self) -> str:
@@ -88,9 +95,7 @@ class GatewayFleet:
 
     async def stop(self) -> None:
         """End all: each finishes what it has begun, within the drain time."""
-        for process in self._running.values():
-            process.send(signal.SIGTERM)
-        await asyncio.gather(*[process.end(self._settings.drain_timeout_s) for process in self._running.values()])
+        await asyncio.gather(*[self._end(process) for process in self._running.values()])
         for child in self._children.values():
             child.wait()
         for slot in self._running:
@@ -98,19 +103,25 @@ class GatewayFleet:
         self._running.clear()
 
     async def _adopt(self) -> None:
+        misfits: list[tuple[ProcessId, Path]] = []
         for path in sorted((self._settings.home / "gateways").glob("*.json")):
             record = read_record(path, GatewayRecord)
             process = ProcessId(record.pid, record.started) if record else None
+            slot = int(path.stem)
             if record is None or process is None or not process.alive():
                 path.unlink(missing_ok=True)
-                continue
-            slot = int(path.stem)
-            if (record.host, record.port) == (self._host, self._port) and slot < self._count:
+            elif record.made_as == self._made_as and slot < self._count:
                 log.info("adopted gateway %d (pid %d)", slot, process.pid)
                 self._running[slot] = process
             else:
-                await process.end(self._settings.drain_timeout_s)
-                path.unlink(missing_ok=True)
+                log.info("ending gateway %d (pid %d), which was started otherwise", slot, process.pid)
+                misfits.append((process, path))
+        await asyncio.gather(*[self._end(process) for process, _ in misfits])
+        for _, path in misfits:
+            path.unlink(missing_ok=True)
+
+    async def _end(self, process: ProcessId) -> None:
+        await process.end(self._settings.drain_timeout_s + END_GRACE_S)
 
     def _check(self) -> None:
         """Notice the dead, and replace them."""
@@ -134,7 +145,7 @@ class GatewayFleet:
 
     def _spawn(self, slot: int) -> None:
         argv = [sys.executable, "-m", "xinfer.api", "--host", self._host, "--port", str(self._port)]
-        argv += ["--slot", str(slot), "--policy", self._policy]
+        argv += ["--policy", self._policy]
         env = child_environment(self._settings.environment())
         if self._count > 1:
             argv.append("--shared-metrics")
@@ -142,7 +153,9 @@ class GatewayFleet:
         child = spawn(argv, env=env, log=self._log(slot))
         self._children[slot] = child
         # A child that ended at once leaves no process to identify; the next check sees it by its exit status.
-        self._running[slot] = ProcessId.of(child.pid) or ProcessId(child.pid, 0.0)
+        process = self._running[slot] = ProcessId.of(child.pid) or ProcessId(child.pid, 0.0)
+        record = GatewayRecord(process.pid, process.started, self._host, self._port, self._made_as)
+        write_record(gateway_record(self._settings.home, slot), record)
 
     @property
     def _metrics(self) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -91,23 +92,31 @@ def supervisor_of(endpoint: str) -> Callable[[], Awaitable[str]]:
     return find
 
 
-async def until_told() -> None:
-    """Wait for SIGINT or SIGTERM. A second SIGINT interrupts whatever shutdown is under way."""
+def listen_for_end() -> asyncio.Event:
+    """An event that SIGINT or SIGTERM sets from now on. A second ctrl-C leaves at once.
+
+    Called before anything is started: whoever ends us while we start still finds everything cleared away. What runs
+    after a second ctrl-C is adopted by the next start, or ends by itself.
+    """
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
+
+    def end() -> None:
+        told.set()
+        loop.add_signal_handler(signal.SIGINT, os._exit, 130)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
-    loop.remove_signal_handler(signal.SIGINT)
+        loop.add_signal_handler(number, end)
+    return told
 
 
-async def serve_until_told(*keeping: Awaitable[None]) -> None:
-    """Serve until a signal comes, or until one of ``keeping`` fails.
+async def serve_until(told: asyncio.Event, *keeping: Awaitable[None]) -> None:
+    """Serve until ``told`` is set, or until one of ``keeping`` fails.
 
     Raises:
         XinferError: what a ``keeping`` ended with.
     """
-    tasks = [asyncio.ensure_future(one) for one in (until_told(), *keeping)]
+    tasks = [asyncio.ensure_future(one) for one in (told.wait(), *keeping)]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()

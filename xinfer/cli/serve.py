@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Coroutine
 from typing import Annotated, Any
 
@@ -73,13 +72,16 @@ def _local(
     fleet = GatewayFleet(settings, host, port, gateways, routing_policy)
 
     async def serve() -> None:
+        told = node.listen_for_end()
         async with contextlib.AsyncExitStack() as stack:
             address = await stack.enter_async_context(node.supervisor(settings, fleet, "127.0.0.1", 0))
             await stack.enter_async_context(node.worker(settings, address, _constant(address)))
+            # First of all at the end: gateways answer what they have begun while the replicas are still there.
+            stack.push_async_callback(fleet.stop)
             _announce(fleet.url)
             launching = asyncio.create_task(launch_wanted(fleet.url, model or []))
             stack.callback(launching.cancel)
-            await node.serve_until_told(fleet.keep_alive())
+            await node.serve_until(told, fleet.keep_alive())
 
     _run(serve())
 
@@ -110,10 +112,11 @@ def _supervisor(
     fleet = GatewayFleet(settings, host, port, gateways, routing_policy)
 
     async def serve() -> None:
+        told = node.listen_for_end()
         async with node.supervisor(settings, fleet, host, supervisor_port):
             _announce(fleet.url)
             err.print(f"  workers join with:  xinfer-worker -e {fleet.url}")
-            await node.serve_until_told(fleet.keep_alive())
+            await node.serve_until(told, fleet.keep_alive())
 
     _run(serve())
 
@@ -143,6 +146,7 @@ def _worker(
     url = (endpoint or settings.endpoint).rstrip("/")
 
     async def serve() -> None:
+        told = node.listen_for_end()
         prepare(settings)
         async with contextlib.AsyncExitStack() as stack:
             pool = await open_pool(host, worker_port)
@@ -150,7 +154,7 @@ def _worker(
             find = node.supervisor_of(url)
             await stack.enter_async_context(node.worker(settings, pool.external_address, find, name=name, host=host))
             err.print(f"[bold]xinfer {__version__}[/] worker at {pool.external_address}, joining {url}")
-            await node.serve_until_told()
+            await node.serve_until(told)
 
     _run(serve())
 
@@ -188,5 +192,4 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
         complain(error.message)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        # The second ctrl-C: leave at once. What still runs is adopted or ends by itself.
-        os._exit(130)
+        raise typer.Exit(130) from None

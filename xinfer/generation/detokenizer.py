@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 REPLACEMENT = "\ufffd"
+MAX_HELD = 16
+"""So many tokens without a whole character are no character: they are shown as they decode."""
 
 
 class Detokenizer(Protocol):
@@ -66,7 +68,8 @@ class WindowDetokenizer:
         self._window.append(token)
         before = self._decode(self._window[: self._shown])
         after = self._decode(self._window)
-        if len(after) <= len(before) or after.endswith(REPLACEMENT):
+        is_whole = len(after) > len(before) and not after.endswith(REPLACEMENT)
+        if not is_whole and len(self._window) - self._shown < MAX_HELD:
             return ""
         self._window = self._window[self._shown :]
         self._shown = len(self._window)

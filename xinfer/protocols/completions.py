@@ -25,7 +25,8 @@ from xinfer.protocols.decoding import MAX_CHOICES, GenerationRequest, TokenId, c
 
 __all__ = ["CompletionChoice", "CompletionLogprobs", "CompletionRequest", "CompletionWriter", "parse_completion"]
 
-MAX_PROMPTS = 2048
+MAX_ANSWERS = 2048
+"""Prompts times ``n``."""
 
 Prompt = str | list[int]
 """Text, or token ids."""
@@ -63,6 +64,13 @@ def parse_completion(body: bytes) -> CompletionRequest:
     check_common(request)
     if isinstance(request.prompt, list):
         _check_prompts(request.prompt)
+    prompts = len(request.prompts)
+    if prompts > 1 and prompts * request.choices > MAX_ANSWERS:
+        raise InvalidRequest(
+            f"{prompts} prompts with {request.choices} answers each are too many for one request: together at most "
+            f"{MAX_ANSWERS} answers are allowed",
+            param="prompt",
+        )
     if request.best_of is not None and request.best_of != request.choices:
         if request.best_of < request.choices:
             raise InvalidRequest(
@@ -86,8 +94,6 @@ def _check_prompts(prompts: list[Any]) -> None:
     else:
         _check_ids(prompts, "prompt")
         return
-    if len(prompts) > MAX_PROMPTS:
-        raise InvalidRequest(f"'prompt' has {len(prompts)} prompts; at most {MAX_PROMPTS} are allowed", param="prompt")
 
 
 def _check_ids(prompt: Any, where: str) -> None:

@@ -26,7 +26,9 @@ class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Cut longer inputs to so many tokens; -1: to the model's longest; ``None``: a longer input is an error."""
 
 
-class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class EmbeddingsBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The request as it is on the wire."""
+
     model: NonEmpty
     input: str | list[Any]
     encoding_format: Literal["float", "base64"] | None = None
@@ -46,7 +48,7 @@ _MUST_BE = {
     "truncate_prompt_tokens": TRUNCATION_RULE,
 }
 
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
 def parse_embeddings(body: bytes) -> EmbeddingsRequest:

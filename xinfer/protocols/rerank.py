@@ -29,14 +29,18 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The most tokens of a query and document together; ``None`` and -1: the model's longest input."""
 
 
-class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document as an object; a plain string means the same."""
+
     text: str
 
 
-class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RerankBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The request as it is on the wire."""
+
     model: NonEmpty
     query: NonEmpty
-    documents: Annotated[list[str | _Document], Meta(min_length=1)]
+    documents: Annotated[list[str | Document], Meta(min_length=1)]
     top_n: Annotated[int, Meta(ge=0)] | None = None
     return_documents: bool | None = None
     return_len: bool | None = None
@@ -60,7 +64,7 @@ _MUST_BE = {
     "kwargs": "an empty object",
 }
 
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = msgspec.json.Decoder(RerankBody)
 
 
 def parse_rerank(body: bytes) -> RerankRequest:

@@ -43,6 +43,13 @@ class Outbox:
         if self._parts and not self._scheduled:
             self._flush()
 
+    def close(self) -> None:
+        """Send what is left, then end the connection."""
+        self._paused = False
+        if self._parts:
+            self._flush()
+        self._transport.close()
+
     def _flush(self) -> None:
         self._scheduled = False
         if self._paused or self._transport.is_closing():

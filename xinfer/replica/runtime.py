@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from xinfer import plugins
+from xinfer import catalog, plugins
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
 from xinfer.errors import LoadFailed, NotFound, describe
@@ -167,7 +167,7 @@ class Replica:
 
         try:
             engine = _engine_named(deployment.engine)
-            await engine.load(deployment.spec, deployment.options, grant, progress)
+            await engine.load(catalog.located(deployment.spec), deployment.options, grant, progress)
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))

@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.25
 """While calls run, and once after the last: the load, to the gateways that no batch of their own tells it."""
 
+STUCK_AFTER_S = 20.0
+"""A gateway whose full socket took no byte for so long is stopped or unreachable: its calls are given up."""
+FLUSH_S = 3.0
+"""How long connections may take, at the end, to send what is in their buffers."""
+
 _heads: dict[Head, bytes] = {}
 """Encoded heads; an engine has two or three."""
 
@@ -100,8 +105,13 @@ class DataServer:
             task.cancel()
         if self._calls:
             await asyncio.gather(*self._calls, return_exceptions=True)
-        for connection in list(self._connections):
+        connections = list(self._connections)
+        for connection in connections:
             connection.close()
+        if connections:  # the process ends next: what was answered must have left by then
+            await asyncio.wait([connection.closed for connection in connections], timeout=FLUSH_S)
+        for connection in list(self._connections):
+            connection.abort()
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
 
@@ -181,10 +191,16 @@ class GatewayConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._outbox: Outbox
         self._deadline: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def close(self) -> None:
-        """End the connection, after what is in its buffers."""
-        self._transport.close()
+        """End the connection, after what is in its buffers; then ``closed`` is done."""
+        self._outbox.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
 
     def report(self) -> None:
         """Tell the gateway the load."""
@@ -213,14 +229,16 @@ class GatewayConnection(asyncio.Protocol):
                     self._deadline.cancel()
             for number, kind, payload in self._reader.feed(data):
                 self._on_frame(number, kind, payload)
-        except (HandshakeError, wire.WireError) as error:
+        except (HandshakeError, *wire.MALFORMED) as error:
             log.warning("refused a connection: %s", error)
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio calls it so
         """The gateway died or left: nobody waits for its calls."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        self.closed.set_result(None)
         self._server.leave(self)
         for running in self._running.values():
             if running.task is not None:
@@ -229,10 +247,23 @@ class GatewayConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The socket is full."""
         self._outbox.pause()
+        self._watch_progress()
 
     def resume_writing(self) -> None:
         """The socket takes bytes again."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+            self._stuck = None
         self._outbox.resume()
+
+    def _watch_progress(self, before: int | None = None) -> None:
+        """While the socket is full: in every STUCK_AFTER_S seconds the peer must have taken something."""
+        left = self._transport.get_write_buffer_size()
+        if before is not None and left >= before:
+            log.warning("a gateway took nothing for %g s; giving up its %d calls", STUCK_AFTER_S, len(self._running))
+            self._transport.abort()
+            return
+        self._stuck = asyncio.get_running_loop().call_later(STUCK_AFTER_S, self._watch_progress, left)
 
     # calls --------------------------------------------------------------------------------------------------------
 
@@ -260,24 +291,36 @@ class GatewayConnection(asyncio.Protocol):
         self._server.track(running.task)
 
     async def _serve(self, number: int, call: Call, running: _Running) -> None:
-        """Send what the engine yields. The boundary: whatever an engine raises becomes an answer."""
-        put = self._outbox.put
+        """Answer one call. The boundary: whatever an engine raises becomes an answer."""
         try:
-            async with contextlib.aclosing(self._server.engine.serve(call)) as frames:  # type: ignore[type-var]  # an async generator
-                async for item in frames:
-                    if type(item) is bytes:
-                        put(number, Kind.BODY, item)
-                        running.unacknowledged += len(item)
-                        if running.unacknowledged >= wire.WINDOW:
-                            await running.has_room()
-                    else:
-                        put(number, Kind.HEAD, _encoded(item))  # type: ignore[arg-type]  # Frame = Head | bytes
-            put(number, Kind.END)
+            await self._send_answer(number, call, running)
+            end = b""
         except XinferError as error:
-            put(number, Kind.END, _failure(error))
+            end = _failure(error)
         except Exception as error:  # the boundary of the engine: the client gets an answer, the log the traceback
             log.exception("request %s (%s) failed", call.request_id, call.op)
-            put(number, Kind.END, _failure(EngineFailed(f"the engine failed: {describe(error)}")))
+            end = _failure(EngineFailed(f"the engine failed: {describe(error)}"))
+        self._outbox.put(number, Kind.END, end)
+
+    async def _send_answer(self, number: int, call: Call, running: _Running) -> None:
+        """Send what the engine yields: one Head, then bytes, no faster than the client takes them.
+
+        Raises:
+            TypeError: the engine yields something else.
+        """
+        put = self._outbox.put
+        async with contextlib.aclosing(self._server.engine.serve(call)) as frames:  # type: ignore[type-var]  # an async generator
+            head = await anext(frames, None)
+            if type(head) is not Head:
+                raise TypeError(f"an answer must begin with a Head, not with {type(head).__name__}")
+            put(number, Kind.HEAD, _encoded(head))
+            async for item in frames:
+                if type(item) is not bytes:
+                    raise TypeError(f"an answer must be bytes after its Head, not {type(item).__name__}")
+                put(number, Kind.BODY, item)
+                running.unacknowledged += len(item)
+                if running.unacknowledged >= wire.WINDOW:
+                    await running.has_room()
 
 
 def _failure(error: XinferError, *, retryable: bool = False) -> bytes:

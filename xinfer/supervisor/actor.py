@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 
-import msgspec
 import xoscar as xo
 
 import xinfer
@@ -168,6 +168,7 @@ class SupervisorActor(ForWorkersAndGateways, ForClients, xo.StatelessActor):  # 
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
 
     def __init__(self, shell: Shell, registry: Registry) -> None:
+        super().__init__()
         self._shell = shell
         self._registry = registry
 
@@ -206,7 +207,8 @@ class SupervisorActor(ForWorkersAndGateways, ForClients, xo.StatelessActor):  # 
         )
 
 
-class SupervisorHandle(msgspec.Struct):
+@dataclass(frozen=True)
+class SupervisorHandle:
     """A supervisor that was started here. ``actor`` is its reference."""
 
     actor: "xo.ActorRefType[SupervisorActor]"

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xinfer.catalog import Catalog, introspect
+from xinfer.catalog import Catalog, introspect, located
+from xinfer.catalog.sources import BUILTIN
 from xinfer.engines.base import Engine, parse_options
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Kind
 from xinfer.protocol import LaunchRequest, WorkerHello
-from xinfer.spec import Deployment, Format, ModelSpec, ResourceRequest
+from xinfer.spec import Deployment, Format, ModelSpec
 from xinfer.supervisor.admission import check_replicas
-from xinfer.supervisor.capacity import CPU, allowed_devices, answers_to, worker_names
+from xinfer.supervisor.resources import resources, wanted_workers
 
 MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 FORMAT_WORDS = {"pytorch": Format.SAFETENSORS, "ggufv2": Format.GGUF}
@@ -36,7 +37,7 @@ class Registry:
             InvalidRequest: something in it is wrong or cannot be had; names the field and what would be right.
         """
         check_replicas(request.replica)
-        workers = _wanted_workers(request, workers)
+        workers = wanted_workers(request, workers)
         specs = _filtered(request, self._specs(request))
         model_uid = check_model_uid(request.model_uid or specs[0].name)
         spec, engine = self._choose_engine(request, specs, workers)
@@ -55,13 +56,13 @@ class Registry:
     def _specs(self, request: LaunchRequest) -> tuple[ModelSpec, ...]:
         """What the name or path can mean, the preferred spec first."""
         if request.model_path:
-            return (introspect(request.model_path, request.model_name.strip()),)
+            return (introspect(_absolute(request.model_path), request.model_name.strip()),)
         name = request.model_name.strip()
         specs = self._catalog.find(name)
         if specs:
             return specs
         if name and Path(name).expanduser().exists():
-            return (introspect(str(Path(name).expanduser().absolute())),)
+            return (introspect(_absolute(name)),)
         close = difflib.get_close_matches(name.lower(), self._catalog.names(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(self._catalog.names())}"
         raise InvalidRequest(
@@ -100,8 +101,16 @@ class _Trial(NamedTuple):
     obstacle: str
 
 
+def _absolute(source: str) -> str:
+    """A path that means the same in the directory of a replica; symbolic sources stay as they are."""
+    return source if source.startswith(BUILTIN) else str(Path(source).expanduser().absolute())
+
+
 def _obstacle(engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHello]) -> str:
-    match = engine.accepts(spec)
+    try:
+        match = engine.accepts(located(spec))
+    except InvalidRequest as error:
+        return error.message
     if not match.ok:
         return match.reason
     offers = [hello.engines.get(engine.name) for hello in workers]
@@ -185,72 +194,3 @@ def _checked_envs(envs: dict[str, str]) -> dict[str, str]:
         if not name or "=" in name or "\0" in name + value:
             raise InvalidRequest(f"{name!r} cannot be an environment variable", param="envs")
     return envs
-
-
-def _wanted_workers(request: LaunchRequest, workers: Sequence[WorkerHello]) -> list[WorkerHello]:
-    if not request.worker_ip:
-        return list(workers)
-    chosen = [hello for hello in workers if answers_to(hello, request.worker_ip)]
-    if not chosen:
-        raise InvalidRequest(
-            f"no worker is called {request.worker_ip!r}; there are: {worker_names(workers)}", param="worker_ip"
-        )
-    return chosen
-
-
-def resources(request: LaunchRequest, workers: Sequence[WorkerHello]) -> ResourceRequest:
-    """What each replica needs. ``n_gpu``: "auto" is one device, an accelerator where there is one; None or 0 the CPU.
-
-    Raises:
-        InvalidRequest: the workers have no such devices.
-    """
-    count = _gpu_count(request.n_gpu)
-    if request.gpu_idx and count == 0:
-        raise InvalidRequest("gpu_idx names GPUs, but n_gpu asks for none", param="gpu_idx")
-    if count is None and request.gpu_idx:
-        if len(request.gpu_idx) % request.replica:
-            raise InvalidRequest(
-                f"gpu_idx has {len(request.gpu_idx)} entries, which cannot be shared by {request.replica} replicas",
-                param="gpu_idx",
-            )
-        count = len(request.gpu_idx) // request.replica
-    if request.memory_mib is not None and request.memory_mib < 1:
-        raise InvalidRequest("memory_mib must be at least 1", param="memory_mib")
-    wanted = ResourceRequest(
-        devices=count or 1,
-        memory_mib=request.memory_mib,
-        device_kind="any" if count is None else "accelerator" if count else CPU,
-        device_indices=tuple(sorted(set(request.gpu_idx))),
-        worker=request.worker_ip or None,
-    )
-    if wanted.device_kind == "accelerator":
-        _require_accelerators(wanted, workers)
-    return wanted
-
-
-def _gpu_count(value: int | str | None) -> int | None:
-    """Accelerators per replica; None: let the cluster decide."""
-    if value is None:
-        return 0
-    if isinstance(value, str) and value.strip().lower() in ("auto", ""):
-        return None
-    try:
-        count = int(value)
-    except ValueError:
-        count = -1
-    if count < 0:
-        raise InvalidRequest(f'n_gpu must be "auto" or a number from 0, not {value!r}', param="n_gpu")
-    return count
-
-
-def _require_accelerators(wanted: ResourceRequest, workers: Sequence[WorkerHello]) -> None:
-    param = "gpu_idx" if wanted.device_indices else "n_gpu"
-    names = worker_names(workers)
-    if all(device.kind == CPU for hello in workers for device in hello.devices):
-        raise InvalidRequest(f"there is no GPU: {names} have only a CPU; launch without {param}", param=param)
-    most = max(len(devices) for devices in allowed_devices(workers, wanted).values())
-    if most < wanted.devices:
-        which = f" with index {list(wanted.device_indices)}" if wanted.device_indices else ""
-        raise InvalidRequest(
-            f"a replica needs {wanted.devices} GPUs{which} on one worker, the most there are is {most}", param=param
-        )

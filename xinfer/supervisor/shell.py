@@ -167,17 +167,17 @@ class Shell:
     async def _probe(self, command: ProbeReplicas) -> None:
         """Ask replicas themselves. One that is silent for as long as a lost worker counts as dead."""
         timeout_s = self._settings.worker_timeout_s
-        answers = await asyncio.gather(
+        views = await asyncio.gather(
             *(answer(_peek(status), timeout_s) for status in command.statuses), return_exceptions=True
         )
         alive: dict[str, ReplicaView] = {}
         dead: set[tuple[str, int]] = set()
-        for status, answer in zip(command.statuses, answers, strict=True):
-            if isinstance(answer, BaseException):
-                logger.warning("replica %s of a lost worker is dead: %s", status.replica_id, describe(answer))
+        for status, view in zip(command.statuses, views, strict=True):
+            if isinstance(view, BaseException):
+                logger.warning("replica %s of a lost worker is dead: %s", status.replica_id, describe(view))
                 dead.add((status.replica_id, status.generation))
             else:
-                alive[status.replica_id] = answer
+                alive[status.replica_id] = view
         self.apply(ReplicasProbed(command.worker_id, alive, frozenset(dead), self.clock()))
 
     async def _note(self, command: RememberWorker | ForgetWorker) -> None:

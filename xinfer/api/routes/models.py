@@ -48,7 +48,7 @@ class ScaleBody(BaseModel):
 @router.get("", summary="List the models that can be used")
 async def list_models(request: Request) -> dict[str, Any]:
     """The OpenAI list; each entry has the model's description beside its id."""
-    models = state_of(request).gateway.table.models
+    models = state_of(request).gateway.models
     return {"object": "list", "data": [model_card(route) for _, route in sorted(models.items())]}
 
 
@@ -115,7 +115,7 @@ async def remove_replica(request: Request, uid: str, replica_id: str) -> dict[st
 @router.get("/{uid:path}", summary="Describe a model")
 async def retrieve(request: Request, uid: str) -> dict[str, Any]:
     """Its card: what it is, which engine runs it, its context length, how many replicas."""
-    route = state_of(request).gateway.table.models.get(uid)
+    route = state_of(request).gateway.models.get(uid)
     if route is None:
         raise UnknownModel(f"the model {uid!r} does not exist; GET /v1/models lists what you can use", param="model")
     return model_card(route)

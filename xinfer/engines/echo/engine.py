@@ -3,9 +3,10 @@ import os
 import signal
 import time
 from collections.abc import AsyncGenerator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from xinfer.devices import Grant
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Available, Call, Frame, Load, Match, Progress, parse_options
@@ -39,23 +40,23 @@ HONOURED = frozenset(
 class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Switches. Times in seconds; the counters count requests of one process."""
 
-    rate: float = 0.0
+    rate: Annotated[float, Meta(ge=0)] = 0.0
     """Tokens per second and stream; 0 means as fast as possible."""
-    context_length: int = 32768
-    dimensions: int = 64
-    load_delay_s: float = 0.0
+    context_length: Annotated[int, Meta(ge=1)] = 32768
+    dimensions: Annotated[int, Meta(ge=1, le=65536)] = 64
+    load_delay_s: Annotated[float, Meta(ge=0)] = 0.0
     """Slow start."""
     fail_load: str = ""
     """Fail to load, with this reason."""
     exit_on_load: int | None = None
     """End the process with this status while loading, as a crash in native code would."""
-    die_after: int | None = None
+    die_after: Annotated[int, Meta(ge=0)] | None = None
     """Kill the process (SIGKILL) when so many requests have begun and the next one comes."""
-    die_after_tokens: int | None = None
+    die_after_tokens: Annotated[int, Meta(ge=0)] | None = None
     """Kill the process when so many tokens were streamed, in the middle of an answer."""
-    hang_after: int | None = None
+    hang_after: Annotated[int, Meta(ge=0)] | None = None
     """Answer so many requests, and the following ones never."""
-    fail_after: int | None = None
+    fail_after: Annotated[int, Meta(ge=0)] | None = None
     """Raise in every request after so many."""
 
 
@@ -143,7 +144,7 @@ class EchoEngine:
         request = parse_chat(call.body)
         refuse_unsupported(request, HONOURED, self.name)
         prompt = sum(len(tokens_of(last_user_text([message]))) for message in request.messages)
-        self._check_context(prompt, request.token_limit)
+        self._check_context(prompt, request.token_limit, "messages")
         answer = Answer(last_user_text(request.messages), request.token_limit, request.stop_strings)
         choices = request.choices
         usage = Usage(prompt, answer.completion_tokens * choices)
@@ -170,7 +171,7 @@ class EchoEngine:
         refuse_unsupported(request, HONOURED, self.name)
         texts = [prompt if isinstance(prompt, str) else " ".join(map(str, prompt)) for prompt in request.prompts]
         counts = [len(tokens_of(text)) for text in texts]
-        self._check_context(max(counts), request.token_limit)
+        self._check_context(max(counts), request.token_limit, "prompt")
         answers = [Answer(text, request.token_limit, request.stop_strings) for text in texts]
         answers = [answer for answer in answers for _ in range(request.choices)]
         usage = Usage(sum(counts), sum(answer.completion_tokens for answer in answers))
@@ -193,13 +194,13 @@ class EchoEngine:
             yield writer.finish(answer.finish_reason, choice=choice)
         yield (writer.usage(usage) if request.include_usage else b"") + writer.done
 
-    def _check_context(self, prompt: int, limit: int | None) -> None:
+    def _check_context(self, prompt: int, limit: int | None, param: str) -> None:
         room = self._options.context_length
         if prompt + (limit or 0) > room:
-            asked = f"{prompt} tokens in the messages" + (f" and {limit} in the completion" if limit else "")
+            asked = f"{prompt} tokens in '{param}'" + (f" and {limit} in the completion" if limit else "")
             raise ContextOverflow(
                 f"this model's context has {room} tokens; you asked for {prompt + (limit or 0)} ({asked})",
-                param="messages",
+                param=param,
             )
 
     async def _pass_time(self, answer: Answer) -> None:

@@ -52,7 +52,7 @@ HONOURED = frozenset(
 )
 """What every token engine honours when its runner honours all of ``Sampling``."""
 
-LARGE_BODY = 64 * 1024
+LARGE_BODY = 16 * 1024
 """Bodies of so many bytes are rendered and tokenized in a thread, because that takes milliseconds."""
 
 

@@ -1,5 +1,6 @@
 """What must survive the supervisor: Deployments, the workers it knew, and two counters."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ class Store:
         async with self._transaction("opened") as connection:
             await connection.run_sync(metadata.create_all)
             await self._check_schema(connection)
-            epoch = await _number(connection, "epoch") + 1
+            # A new store counts from the clock: gateways and workers that outlived a lost one know more than 1.
+            epoch = await _number(connection, "epoch", int(time.time())) + 1
             await _put(connection, meta, {"key": "epoch"}, {"value": epoch})
             return Remembered(
                 epoch=epoch,
@@ -153,9 +155,9 @@ def _tune_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor.close()
 
 
-async def _number(connection: AsyncConnection, key: str) -> int:
+async def _number(connection: AsyncConnection, key: str, default: int = 0) -> int:
     found = (await connection.execute(select(meta.c.value).where(meta.c.key == key))).scalar_one_or_none()
-    return int(found or 0)
+    return default if found is None else int(found)
 
 
 async def _put(

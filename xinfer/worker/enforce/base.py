@@ -1,12 +1,11 @@
 """From a lease to a Grant: one module per enforcer in this package, each exposing ``ENFORCER``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 from xinfer import plugins
 from xinfer.devices import Device, Grant, Lease
-from xinfer.spec import Deployment
+from xinfer.spec import Deployment, Format
 from xinfer.worker.enforce.cpu import granted_threads
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -30,7 +29,7 @@ def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device]) -
     """The lease with the environment of the engine's process; the deployment's own variables win."""
     enforcers: list[Enforcer] = plugins.exposed("xinfer.worker.enforce", "ENFORCER")
     env: dict[str, str] = {}
-    if Path(deployment.spec.source).exists():
+    if deployment.spec.format is not Format.NONE:
         env |= OFFLINE
     for enforcer in enforcers:
         env |= enforcer.environment(lease, devices)

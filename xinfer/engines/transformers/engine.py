@@ -1,0 +1,101 @@
+import importlib.metadata
+import importlib.util
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from xinfer.devices import Grant
+from xinfer.engines.base import Available, Match, Progress
+from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
+from xinfer.ops import Kind
+from xinfer.spec import Format, ModelSpec
+
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
+"""Kinds of layers whose state is keys and values of past tokens, and nothing else."""
+
+
+class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Engine keywords of a launch."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """``auto``: as the weights are stored; on a CPU float32 if the granted memory has room, and never float16."""
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """The older name of ``dtype``."""
+    device: Annotated[str, Meta(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
+    max_num_seqs: Annotated[int, Meta(ge=1, le=1024)] = 32
+    """How many sequences run at once; the rest wait."""
+    max_model_len: Annotated[int, Meta(ge=16)] | None = None
+    """Context in tokens; by default what the model was made for, or what the memory holds if that is less."""
+    context_length: Annotated[int, Meta(ge=16)] | None = None
+    """Another name of ``max_model_len``."""
+    prefill_chunk: Annotated[int, Meta(ge=16)] = 512
+    """So many tokens of prompts are read between two tokens of the running sequences."""
+    trust_remote_code: bool = False
+    """Run Python code from the model's folder. Only for models whose code you have read."""
+
+
+class TransformersEngine(TokenEngine[TransformersOptions]):
+    """See the package."""
+
+    name: ClassVar[str] = "transformers"
+    title: ClassVar[str] = "causal language models of Hugging Face, on CPU or CUDA; continuous batching"
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
+    install: ClassVar[str] = 'pip install "xinfer[transformers]"'
+    preference: ClassVar[int] = 50
+    Options: ClassVar[type[msgspec.Struct]] = TransformersOptions
+
+    @classmethod
+    def available(cls) -> Available:
+        """Whether torch and transformers are installed."""
+        missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+        if missing:
+            return Available(False, f"{' and '.join(missing)} not installed: {cls.install}")
+        return Available(True, version=importlib.metadata.version("transformers"))
+
+    @classmethod
+    def accepts(cls, spec: ModelSpec) -> Match:
+        """Unquantized language models in safetensors, whose layers are standard attention."""
+        if spec.kind is not Kind.LLM:
+            return Match(False, f"transformers serves language models here, and this is a model for {spec.kind}")
+        if spec.format not in cls.formats:
+            return Match(False, f"transformers reads safetensors, and this model is in the format {spec.format}")
+        reason = unfit(_read_config(Path(spec.source)))
+        return Match(not reason, reason)
+
+    def open_model(
+        self, spec: ModelSpec, options: TransformersOptions, grant: Grant, progress: Progress
+    ) -> LoadedModel:
+        """Import, read, check. See ``loading.py``."""
+        progress("importing", 0.0)
+        with without_packages(() if options.trust_remote_code else UNUSED_PACKAGES):
+            from xinfer.engines.transformers.loading import load_model  # noqa: PLC0415 - imports torch
+
+            return load_model(spec, options, grant, progress)
+
+
+def unfit(config: dict[str, Any]) -> str:
+    """Why a model with this ``config.json`` cannot be served here; empty when it can, as far as the file says."""
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "some")
+        return f"its weights are quantized ({method}), which this engine does not read"
+    if config.get("is_encoder_decoder"):
+        return "it is an encoder-decoder model; this engine serves decoder-only ones"
+    architectures = config.get("architectures") or []
+    if architectures and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return f"its architecture {architectures[0]} is no causal language model"
+    other = sorted(set(config.get("layer_types") or ()) - ATTENTION_LAYERS)
+    if other:
+        return f"it has layers of the kind {other[0]}, whose state is not a cache of keys and values"
+    return ""
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # the catalog judges folders; a hub id is looked at once it is downloaded
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,180 @@
+"""Reading a model: import the library, choose device and type, read weights and tokenizer, and check that it works."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from xinfer.devices import Grant
+from xinfer.engines.base import Progress
+from xinfer.engines.token_engine import Limits, LoadedModel
+from xinfer.engines.transformers import attention
+from xinfer.engines.transformers.checks import check_cache
+from xinfer.engines.transformers.engine import TransformersOptions, unfit
+from xinfer.engines.transformers.model import SlotModel
+from xinfer.engines.transformers.runner import BatchRunner
+from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShape
+from xinfer.engines.transformers.tokenizer import FastTokenizer
+from xinfer.errors import LoadFailed
+from xinfer.generation.chat_template import load_chat_template
+from xinfer.spec import ModelSpec
+
+MIB = 1024 * 1024
+PROCESS_MIB = 512
+"""What Python, torch and the work of one step take beside weights and cache."""
+LEAST_CACHE_MIB = 64
+"""A lease that is smaller than it should be still gets so much cache: the enforcer of the lease decides, not we."""
+
+_RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, progress: Progress) -> LoadedModel:
+    """Read a model and make it ready. Works in any thread.
+
+    Raises:
+        LoadFailed: the model cannot be served by this engine, or does not fit; says why.
+        Exception: whatever the library raises while it reads the files.
+    """
+    folder = Path(spec.source)
+    config = _read_json(folder / "config.json")
+    if reason := unfit(config):
+        raise LoadFailed(f"transformers cannot serve {spec.name!r}: {reason}")
+    torch.set_num_threads(grant.threads)
+    transformers.utils.logging.disable_progress_bar()  # the log of a replica is no terminal
+    attention.register()
+    model_class = _model_class(config, trusted=options.trust_remote_code)
+    device = _device(options, grant)
+    progress("reading weights", 0.3)
+    dtype = _dtype(options, config, device.type == "cpu", folder, grant)
+    model = _read_weights(model_class, folder, dtype, trusted=options.trust_remote_code).to(device).eval()
+    progress("warming up", 0.8)
+    context = _context_length(spec, options, model.config.get_text_config())
+    slots = SlotModel(model, context)
+    check_cache(slots)
+    slots.cache.resize(CacheShape(1, MIN_LENGTH))
+    limits = _cache_limits(slots, options, grant, context)
+    tokenizer = FastTokenizer(folder, slots.vocabulary_size)
+    template = load_chat_template(folder)
+    progress("warming up", 1.0)
+    generation = _read_json(folder / "generation_config.json")
+    return LoadedModel(
+        runner=BatchRunner(slots, limits, options.prefill_chunk),
+        tokenizer=tokenizer,
+        template=template,
+        limits=Limits(
+            context_length=limits.max_length,
+            vocabulary_size=slots.vocabulary_size,
+            stop_ids=_stop_ids(generation, config, folder, tokenizer),
+            defaults=_recommended(generation),
+        ),
+    )
+
+
+# --- the model ---
+
+
+def _model_class(config: dict[str, Any], *, trusted: bool) -> Any:
+    """The class that the model's files name: finding it through AutoModel would import a table of all of them."""
+    names = config.get("architectures") or []
+    found = getattr(transformers, names[0], None) if names and not trusted else None
+    return transformers.AutoModelForCausalLM if found is None else found
+
+
+def _device(options: TransformersOptions, grant: Grant) -> torch.device:
+    slices = grant.lease.slices
+    if len(slices) > 1:
+        raise LoadFailed(
+            f"transformers runs a replica on one device, and {len(slices)} were given; launch with n_gpu=1"
+        )
+    if options.device != "auto":
+        if options.device.startswith("cuda") and not torch.cuda.is_available():
+            raise LoadFailed(f"device={options.device} was asked for, but torch sees no CUDA device")
+        return torch.device(options.device)
+    on_cpu = bool(slices) and slices[0].device_id.startswith("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
+
+
+def _dtype(options: TransformersOptions, config: dict[str, Any], on_cpu: bool, folder: Path, grant: Grant) -> str:
+    """As stored. A CPU computes exactly and at least as fast with float32, which it gets where memory has room."""
+    wanted = options.dtype or options.torch_dtype or "auto"
+    if wanted != "auto" or not on_cpu:
+        return wanted
+    stored = config.get("dtype") or config.get("torch_dtype")
+    weights_mib = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // MIB
+    slices = grant.lease.slices
+    if not slices or 2 * weights_mib + PROCESS_MIB + LEAST_CACHE_MIB <= slices[0].memory_mib:
+        return "float32"
+    return "bfloat16" if stored == "float16" else "auto"
+
+
+def _read_weights(model_class: Any, folder: Path, dtype: str, *, trusted: bool) -> Any:
+    model = model_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention.IMPLEMENTATION,
+        trust_remote_code=trusted,
+        local_files_only=True,
+    )
+    if getattr(model, "_is_stateful", False):
+        raise LoadFailed(f"{type(model).__name__} keeps a state that is no cache of keys and values")
+    return model
+
+
+# --- limits and defaults ---
+
+
+def _context_length(spec: ModelSpec, options: TransformersOptions, config: Any) -> int:
+    made_for = getattr(config, "max_position_embeddings", None) or spec.context_length or 2048
+    asked = options.max_model_len or options.context_length
+    if asked is not None and asked > made_for:
+        raise LoadFailed(f"a context of {asked} tokens was asked for, and the model was made for {made_for}")
+    return int(asked or min(made_for, spec.context_length or made_for))
+
+
+def _cache_limits(slots: SlotModel, options: TransformersOptions, grant: Grant, context: int) -> CacheLimits:
+    """How many tokens the cache may hold: what the lease leaves beside the weights."""
+    positions = options.max_num_seqs * context
+    if grant.lease.slices:
+        granted = grant.lease.slices[0].memory_mib
+        weights = sum(part.numel() * part.element_size() for part in slots.model.parameters())
+        room = max(granted - PROCESS_MIB - weights // MIB, LEAST_CACHE_MIB)
+        positions = min(positions, room * MIB // slots.cache.position_bytes())
+    if positions < min(context, MIN_LENGTH):
+        raise LoadFailed(
+            f"the memory that was granted leaves room for {positions} tokens, which is less than {MIN_LENGTH}; "
+            "give it more MiB"
+        )
+    return CacheLimits(max_rows=options.max_num_seqs, max_length=min(context, positions), positions=positions)
+
+
+def _stop_ids(
+    generation: dict[str, Any], config: dict[str, Any], folder: Path, tokenizer: FastTokenizer
+) -> frozenset[int]:
+    """Every token that one of the model's files calls an end."""
+    found: set[int] = set()
+    for source in (generation, config):
+        ids = source.get("eos_token_id")
+        found.update([ids] if isinstance(ids, int) else ids or [])
+    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    written = token.get("content") if isinstance(token, dict) else token
+    index = tokenizer.id_of(written) if isinstance(written, str) else None
+    return frozenset(found if index is None else found | {index})
+
+
+def _recommended(generation: dict[str, Any]) -> dict[str, float]:
+    """Sampling defaults of the model's authors. Without sampling in them, the default is greedy."""
+    if generation.get("do_sample") is False:
+        return {"temperature": 0.0}
+    return {name: float(generation[name]) for name in _RECOMMENDED if generation.get(name) is not None}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoadFailed(f"{path} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

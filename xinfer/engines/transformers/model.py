@@ -1,0 +1,99 @@
+"""A causal language model of the library, run on rows of the slot cache."""
+
+from typing import Any
+
+import torch
+
+from xinfer.engines.transformers.cache import SlotCache
+
+_BLOCK = 1024
+
+
+class SlotModel:
+    """Forward passes with masks and positions of our own.
+
+    Args:
+        model: a model that was told to use ``attention.slot_attention``.
+        context_length: positions above it are never used, not even for padding.
+    """
+
+    def __init__(self, model: Any, context_length: int) -> None:
+        config = model.config.get_text_config()
+        self.device: torch.device = model.device
+        self.vocabulary_size = int(model.get_input_embeddings().weight.shape[0])
+        self.cache = SlotCache(config.num_hidden_layers)
+        self.model = model
+        self._dtype: torch.dtype = model.dtype
+        self._context_length = context_length
+        kinds = set(getattr(config, "layer_types", None) or ())
+        window = getattr(config, "sliding_window", None)
+        if not getattr(config, "use_sliding_window", True) or (kinds and "sliding_attention" not in kinds):
+            window = None
+        self._window: int | None = window
+        self._kinds = kinds if window else set()
+        """Kinds of layers that need different masks; empty: one mask for all."""
+        self._index = torch.arange(_BLOCK, device=self.device)
+
+    def run(
+        self,
+        rows: slice,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        length: int,
+        *,
+        plain: bool,
+        keep: int | torch.Tensor,
+    ) -> torch.Tensor:
+        """Read tokens into the cache, and return logits, [rows, kept tokens, vocabulary].
+
+        Args:
+            rows: which rows of the cache.
+            tokens: ids, [rows, new tokens].
+            positions: where they go, of the same shape.
+            length: how many positions are looked at.
+            plain: a new token sees all positions before it in this view, so no mask is needed.
+            keep: which new tokens to give logits for: the last so many (0: all), or their indices.
+        """
+        self.cache.focus(rows, positions, length)
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=self._masks(positions, length, plain=plain),
+            position_ids=positions.clamp(max=self._context_length - 1),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def run_without_cache(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of all tokens, [rows, tokens, vocabulary], read at once and then forgotten."""
+        size = tokens.shape[1]
+        positions = torch.arange(size, device=self.device).expand(tokens.shape)
+        masks = self._masks(positions, size, plain=False)
+        logits: torch.Tensor = self.model(
+            input_ids=tokens, attention_mask=masks, position_ids=positions, use_cache=False
+        ).logits
+        return logits
+
+    def _masks(self, positions: torch.Tensor, length: int, *, plain: bool) -> Any:
+        if self._window is None or length <= self._window:
+            full = None if plain else self._mask(positions, length, None)
+            return dict.fromkeys(self._kinds, full) if self._kinds else full
+        sliding = self._mask(positions, length, self._window)
+        if not self._kinds:
+            return sliding
+        full = None if plain else self._mask(positions, length, None)
+        return {kind: sliding if kind == "sliding_attention" else full for kind in self._kinds}
+
+    def _mask(self, positions: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+        """What is added to the scores: nothing where a token may look, minus infinity elsewhere."""
+        while self._index.shape[0] < length:
+            self._index = torch.arange(2 * self._index.shape[0], device=self.device)
+        index = self._index[:length]
+        own = positions[:, :, None]
+        hidden = index > own
+        if window is not None:
+            hidden |= index <= own - window
+        mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self.device)
+        return mask.masked_fill_(hidden, float("-inf"))[:, None]
