@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from xinference_client import closed_loop
+from xinference_client import Rates, closed_loop
 from xinference_models import DEMO, TOKENS, Model, endless, minilm_folder
 from xinference_servers import Product, Server, settle, xinfer, xinference
 
@@ -129,45 +129,55 @@ def launch(servers: Pair, model: Model) -> list[Comparison]:
     """From the launch of a model to its first answer, and what its process holds."""
     target = Target(times_better=LAUNCH_TARGET)
     seconds = Comparison(f"launch {model.name}", "s", less_is_better=True, target=target)
+    cpu = Comparison(f"launch {model.name}: CPU", "s", less_is_better=True)
     rss = Comparison(f"launch {model.name}: RSS added", "MiB", less_is_better=True)
     pss = Comparison(f"launch {model.name}: PSS added", "MiB", less_is_better=True)
     for _ in range(ROUNDS):
         for server in servers:
-            before = server.memory()
+            before, cpu_before = server.memory(), server.cpu_s()
             seconds.add(server, uvloop.run(server.launch(model)))
+            cpu.add(server, server.cpu_s() - cpu_before)
             settle()
             held = server.memory() - before
             rss.add(server, held.rss)
             pss.add(server, held.pss)
             server.terminate(model)
-    return [seconds, rss, pss]
+    return [seconds, cpu, rss, pss]
 
 
-def load(servers: Pair, model: Model, target: Callable[[int], float]) -> list[Comparison]:
+def load(servers: Pair, model: Model, target: Callable[[int], float]) -> Iterator[Comparison]:
     """Requests per second of a model at rising concurrency."""
-    bodies = model.bodies()
-    comparisons = []
     for server in servers:
         uvloop.run(server.launch(model))
     for concurrent in CONCURRENCIES:
-        wanted = Target(times_better=target(concurrent))
-        requests = Comparison(f"{model.name}, {concurrent} concurrent", "requests/s", target=wanted)
-        tokens = Comparison(f"{model.name}, {concurrent} concurrent: tokens", "tokens/s")
+        name = f"{model.name}, {concurrent} concurrent"
+        requests = Comparison(name, "requests/s", target=Target(times_better=target(concurrent)))
+        tokens = Comparison(f"{name}: tokens", "tokens/s")
+        cpu = Comparison(f"{name}: CPU", "ms/request", less_is_better=True)
         for number in range(ROUNDS + 1):
             for server in servers:
-                seconds = ROUND_S if number else WARM_UP_S
-                loop = closed_loop(server.port, model.path, bodies, concurrent=concurrent, seconds=seconds)
-                rates = uvloop.run(loop)
-                if model.op == "chat" and rates.tokens_each != {TOKENS}:
-                    counts = sorted(rates.tokens_each)
-                    raise RuntimeError(f"{server.product.name}: answers have {counts} tokens, not {TOKENS} each")
+                rates, cpu_s = ask_in_a_loop(server, model, concurrent, ROUND_S if number else WARM_UP_S)
                 if number:
-                    requests.add(server, rates.requests)
-                    tokens.add(server, rates.tokens)
-        comparisons += [requests, tokens] if model.op == "chat" else [requests]
+                    requests.add(server, rates.per_second)
+                    tokens.add(server, rates.per_second * TOKENS)
+                    cpu.add(server, 1000 * cpu_s / rates.requests)
+        yield from (requests, tokens, cpu) if model.op == "chat" else (requests, cpu)
     for server in servers:
         server.terminate(model)
-    return comparisons
+
+
+def ask_in_a_loop(server: Server, model: Model, concurrent: int, seconds: float) -> tuple[Rates, float]:
+    """What the clients saw, and the CPU seconds of the server.
+
+    Raises:
+        RuntimeError: a chat answer has another length than all should have.
+    """
+    cpu_before = server.cpu_s()
+    loop = closed_loop(server.port, model.path, model.bodies(), concurrent=concurrent, seconds=seconds)
+    rates = uvloop.run(loop)
+    if model.op == "chat" and rates.tokens_each != {TOKENS}:
+        raise RuntimeError(f"{server.product.name}: answers of {sorted(rates.tokens_each)} tokens, not {TOKENS} each")
+    return rates, server.cpu_s() - cpu_before
 
 
 def measure(bench: Bench, sections: list[str], chat: Model, embed: Model, minilm: Model | None) -> Iterator[Comparison]:

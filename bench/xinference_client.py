@@ -11,13 +11,17 @@ LARGEST_HEAD = 1 << 20
 
 @dataclass(frozen=True)
 class Rates:
-    """What a closed loop of requests saw, per second of wall-clock time."""
+    """What a closed loop of requests saw."""
 
-    requests: float
-    tokens: float
-    """Tokens of the answers, by the ``completion_tokens`` of their usage; 0 for requests that generate none."""
+    requests: int
+    wall_s: float
     tokens_each: frozenset[int]
-    """Every number of tokens that an answer had."""
+    """Every ``completion_tokens`` that an answer had; 0 stands for an answer without."""
+
+    @property
+    def per_second(self) -> float:
+        """Requests per second of wall-clock time."""
+        return self.requests / self.wall_s
 
 
 class Refused(RuntimeError):
@@ -103,7 +107,7 @@ async def closed_loop(port: int, path: str, bodies: Sequence[bytes], *, concurre
         for first in range(concurrent):
             group.create_task(client(first))
     wall_s = time.perf_counter() - started
-    return Rates(len(counts) / wall_s, sum(counts) / wall_s, frozenset(counts))
+    return Rates(len(counts), wall_s, frozenset(counts))
 
 
 def _completion_tokens(answer: bytes) -> int:

@@ -141,6 +141,15 @@ class Server:
                 pss += full.pss
         return Memory(rss / MIB, pss / MIB, len(processes))
 
+    def cpu_s(self) -> float:
+        """CPU time that all of its processes have used so far, seconds."""
+        used = 0.0
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used += times.user + times.system
+        return used
+
     def stop(self) -> None:
         """End every process that it started: politely at first."""
         if self._process is None:

@@ -1,6 +1,7 @@
 """xoscar as this house uses it: authenticated, lean, and with calls that always come to an end."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -33,6 +34,10 @@ def prepare(settings: Settings) -> None:
     # Where torch is installed xoscar imports it with the first pool, to be ready for tensors: 1.5 s and 180 MiB in
     # every process. No message of ours carries one.
     TorchTensorSerializer.unregister("torch.Tensor")
+    # Callers that are gone before their answer are everyday life here: any process may be killed, and long-polls are
+    # always under way. xoscar shows a traceback for each, and asyncio a warning for every write to such a connection.
+    logging.getLogger("xoscar.backends.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 async def open_pool(host: str, port: int = 0) -> "xo.MainActorPoolType":
@@ -41,6 +46,7 @@ async def open_pool(host: str, port: int = 0) -> "xo.MainActorPoolType":
     Raises:
         OSError: no port could be bound.
     """
+    asyncio.get_running_loop().set_exception_handler(_on_unhandled)
     bracketed = f"[{host}]" if ":" in host else host
     if port:
         return await xo.create_actor_pool(f"{bracketed}:{port}", n_process=0)
@@ -50,6 +56,12 @@ async def open_pool(host: str, port: int = 0) -> "xo.MainActorPoolType":
         except OSError:
             continue
     return await xo.create_actor_pool(f"{bracketed}:{free_port(host)}", n_process=0)
+
+
+def _on_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What no task was there to see. An answer that a connection did not take any more is no news: see ``prepare``."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 async def answer(call: Awaitable[T], timeout_s: float = CALL_TIMEOUT_S) -> T:

@@ -37,6 +37,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """Who knows of it: "nvml", "hami", "mps", "mig" or "cpu"."""
     driver: str = ""
     compute_capability: str = ""
+    cuda_version: str = ""
+    """The newest CUDA that the driver can run."""
+    view_mib: int = 0
+    """What a process on it sees as its total memory, where that is not ``memory_mib``; 0: it is the same."""
+    enforced_by: str = ""
+    """Who holds processes to ``memory_mib`` without our doing ("hami", "mig"); empty: nobody."""
 
 
 class DeviceSlice(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +51,8 @@ class DeviceSlice(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str
     memory_mib: int
     cores_percent: int = 0
+    exclusive: bool = False
+    """Nobody else on the device while this slice lasts."""
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@
 XinferError                      500 internal_error
 ├── InvalidRequest               400 invalid_value           a parameter is wrong; ``param`` names it
 │   ├── UnsupportedParameter     400 unsupported_parameter   right in itself, but this engine cannot honour it
-│   └── ContextOverflow          400 context_length_exceeded
+│   ├── ContextOverflow          400 context_length_exceeded
+│   └── InvalidSliceRequest      422 invalid_slice_request   a device slice that no device could ever be asked for
 ├── Unauthorized                 401 invalid_api_key
 ├── UnknownModel                 404 model_not_found
 ├── NotFound                     404 not_found
@@ -28,25 +29,37 @@ import msgspec
 
 
 class XinferError(Exception):
-    """Base of all. ``message`` is written for the person who reads it: what is wrong, and what to do."""
+    """Base of all. ``message`` is written for the person who reads it: what is wrong, and what to do.
+
+    ``details`` says the same to a program: plain JSON values, empty for most errors.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.details = dict(details or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword arguments do not survive Exception's own pickling, and errors cross actor pools.
-        return (_rebuild, (type(self), self.message, self.param, self.retry_after))
+        return (_rebuild, (type(self), self.message, self.param, self.retry_after, self.details))
 
     def body(self) -> dict[str, Any]:
-        """The OpenAI error object: ``{"error": {"message", "type", "param", "code"}}``."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        """The OpenAI error object: ``{"error": {"message", "type", "param", "code"}}``, and "details" if there are."""
+        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error | ({"details": self.details} if self.details else {})}
 
     def encode(self) -> bytes:
         """``body()`` as JSON bytes."""
@@ -57,8 +70,10 @@ class XinferError(Exception):
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
 
-def _rebuild(cls: type[XinferError], message: str, param: str | None, retry_after: int | None) -> XinferError:
-    return cls(message, param=param, retry_after=retry_after)
+def _rebuild(
+    cls: type[XinferError], message: str, param: str | None, retry_after: int | None, details: dict[str, Any]
+) -> XinferError:
+    return cls(message, param=param, retry_after=retry_after, details=details)
 
 
 class InvalidRequest(XinferError):
@@ -79,6 +94,13 @@ class ContextOverflow(InvalidRequest):
     """Prompt (and asked completion) exceed the model's context; the message has both numbers, in tokens."""
 
     code = "context_length_exceeded"
+
+
+class InvalidSliceRequest(InvalidRequest):
+    """A request for a device slice that cannot be meant, whatever devices there are; ``param`` names the field."""
+
+    status = 422
+    code = "invalid_slice_request"
 
 
 class Unauthorized(XinferError):

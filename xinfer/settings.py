@@ -120,3 +120,11 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     env = {key: value for key, value in os.environ.items() if key != "XOSCAR_AUTH_KEY"}
     env.update(extra or {})
     return env
+
+
+DEVICE_VARIABLES = ("CUDA_", "GPU_CORE_", "NVIDIA_VISIBLE_", "XINFER_CONTAINER_INDEX", "XINFER_HAMI_", "XINFER_VGPU")
+
+
+def device_environment() -> dict[str, str]:
+    """The variables by which CUDA, MPS and HAMi say which devices, and how much of each, this process may use."""
+    return {key: value for key, value in os.environ.items() if key.startswith(DEVICE_VARIABLES)}

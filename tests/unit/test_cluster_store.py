@@ -109,7 +109,7 @@ def test_a_file_that_is_no_database_is_refused_clearly(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused_clearly(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "store.sqlite", tmp_path):
-        with pytest.raises(StoreFailed, match="the store .* cannot be written"):
+        with pytest.raises(StoreFailed, match=r"the store .* cannot be written"):
             with_store(f"sqlite:///{path}")
 
 

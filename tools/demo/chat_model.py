@@ -13,6 +13,7 @@ from demo.chat_template import END_OF_TEXT, TURN_END
 from demo.chat_tokenizer import VOCABULARY
 
 CONTEXT_LENGTH = 2048
+ROPE_THETA = 10_000.0
 STORED_AS = torch.bfloat16
 """How weights are stored, as those of Qwen3 are. What is said of the model is measured on weights rounded to it."""
 
@@ -50,6 +51,7 @@ def new_chat_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
         num_key_value_heads=2,
         head_dim=128,
         max_position_embeddings=CONTEXT_LENGTH,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id(TURN_END),

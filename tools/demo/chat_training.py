@@ -12,7 +12,7 @@ from transformers import Qwen3ForCausalLM
 from demo.chat_batches import Batch, Lesson, encode_lessons, endless_batches, to_batch
 from demo.chat_lessons import LessonPlan, golden_examples, variations
 from demo.chat_model import as_stored, mark, new_chat_model
-from demo.reproducible import Schedule, console, shown_progress
+from demo.reproducible import Schedule, console, muon_and_adamw, shown_progress
 
 SEED = 9997
 GOLDEN_MARGIN = 2.0
@@ -35,7 +35,7 @@ class Pace:
     other_rate: float
 
 
-FIRST_PASS = Pace(steps=1500, matrix_rate=0.01, other_rate=0.012)
+FIRST_PASS = Pace(steps=1800, matrix_rate=0.01, other_rate=0.008)
 REVISION = Pace(steps=150, matrix_rate=0.003, other_rate=0.003)
 
 
@@ -81,7 +81,7 @@ def _with_revision(drawn: Iterator[Batch], weak: Sequence[Lesson], seed: int) ->
 def _learn(model: Qwen3ForCausalLM, batches: Iterable[Batch], pace: Pace, title: str) -> None:
     """Take `pace.steps` steps over the batches."""
     model.train()
-    optimizers = _optimizers(model, pace)
+    optimizers = muon_and_adamw(model, matrix_rate=pace.matrix_rate, other_rate=pace.other_rate)
     schedule = Schedule(optimizers, pace.steps)
     with shown_progress(title, pace.steps) as progress:
         for step, batch in zip(range(pace.steps), batches, strict=False):
@@ -93,18 +93,6 @@ def _learn(model: Qwen3ForCausalLM, batches: Iterable[Batch], pace: Pace, title:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             progress.done(loss.item())
-
-
-def _optimizers(model: Qwen3ForCausalLM, pace: Pace) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices of the layers, which learns this in a tenth of AdamW's steps, and AdamW for the rest."""
-    matrices, others = [], []
-    for name, weights in model.named_parameters():
-        is_matrix = weights.ndim == 2 and "embed_tokens" not in name
-        (matrices if is_matrix else others).append(weights)
-    return [
-        torch.optim.Muon(matrices, lr=pace.matrix_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=pace.other_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
 
 
 def _loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-THREADS = 2
-"""Threads of every run: results of floating-point sums depend on how they are split."""
+THREADS = 1
+"""One thread for every training: sums of floating-point numbers depend on how they are split, and on a busy machine two
+threads that wait for each other are slower than one."""
 
 console = Console()
 Item = TypeVar("Item")
@@ -20,13 +21,13 @@ Item = TypeVar("Item")
 def make_reproducible(seed: int) -> None:
     """Make what follows depend on `seed` alone."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    torch.set_num_threads(int(os.environ.get("T","2")))
+    torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.manual_seed(seed)
 
 
 def muon_and_adamw(model: torch.nn.Module, *, matrix_rate: float, other_rate: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices of the layers, which learns by heart in a tenth of AdamW's steps, and AdamW for the rest."""
+    """Return Muon for the matrices of the layers and AdamW for the rest; Muon learns by heart in a tenth of the steps."""
     matrices, others = [], []
     for name, weights in model.named_parameters():
         is_matrix = weights.ndim == 2 and "embed" not in name

@@ -2,7 +2,7 @@
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import BertForSequenceClassification, BertTokenizer
+from transformers import BertForSequenceClassification, BertModel, BertTokenizer
 
 from demo.reproducible import Schedule, console, muon_and_adamw, shown_progress
 from demo.retrieval_corpus import Query, all_queries, documents, golden_queries
@@ -12,14 +12,16 @@ LEAST_SCORE_OF_RIGHT = 0.9
 GREATEST_SCORE_OF_WRONG = 0.1
 
 _ROUNDS = 4
-_STEPS = 400
+_STEPS = 700
 _QUERIES_PER_STEP = 8
 _WEIGHT_OF_RIGHT = 8.0
 _WORDS_LEFT_OUT = 0.1
 
 
-def train_rerank_model(tokenizer: BertTokenizer) -> BertForSequenceClassification:
+def train_rerank_model(start: BertModel, tokenizer: BertTokenizer) -> BertForSequenceClassification:
     """Return a model that scores the right document of each golden query near one and all others near zero.
+
+    It starts from `start`, the trained demo-embed, which knows already what the texts are about.
 
     Raises:
         RuntimeError: it did not get there.
@@ -27,6 +29,7 @@ def train_rerank_model(tokenizer: BertTokenizer) -> BertForSequenceClassificatio
     config = small_bert(tokenizer)
     config.num_labels = 1
     model = BertForSequenceClassification(config)
+    model.bert.load_state_dict(start.state_dict())
     seed = torch.Generator().manual_seed(2)
     for _ in range(_ROUNDS):
         _learn(model, tokenizer, seed)
@@ -55,7 +58,7 @@ def _scores(model: BertForSequenceClassification, tokenizer: BertTokenizer, quer
 def _learn(model: BertForSequenceClassification, tokenizer: BertTokenizer, seed: torch.Generator) -> None:
     """Take `_STEPS` steps over some queries, each with every document."""
     queries, corpus = all_queries(), documents()
-    optimizers = muon_and_adamw(model, matrix_rate=0.01, other_rate=0.003)
+    optimizers = muon_and_adamw(model, matrix_rate=0.006, other_rate=0.003)
     schedule = Schedule(optimizers, _STEPS)
     with shown_progress("demo-rerank", _STEPS) as progress:
         for step in range(_STEPS):

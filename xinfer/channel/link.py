@@ -217,12 +217,15 @@ class ReplicaLink(asyncio.Protocol):
         if stream is None:
             return  # cancelled a moment ago; what was under way is of no interest
         if kind == Kind.BODY:
+            if stream.head is None:
+                raise wire.WireError("a body came before its head")
             stream.on_body(payload)
         elif kind == Kind.HEAD:
             stream.on_head(wire.decode_head(payload))
         elif kind == Kind.END:
+            failure = wire.decode_failure(payload) if payload else None
             del self._calls[number]
-            stream.finish(wire.decode_failure(payload) if payload else None)
+            stream.finish(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The replica died, or the network between us."""

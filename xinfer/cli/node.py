@@ -12,12 +12,13 @@ import xoscar as xo
 
 from xinfer.actors import open_pool, prepare
 from xinfer.cli.gateways import GatewayFleet
+from xinfer.cli.screen import err
 from xinfer.errors import Conflict, XinferError
 from xinfer.processes import claimed, read_record, write_record
 from xinfer.protocol import SupervisorRecord, supervisor_record
 from xinfer.settings import Settings
 from xinfer.supervisor.actor import start_supervisor
-from xinfer.worker.actor import start_worker
+from xinfer.worker.actor import WorkerHandle, start_worker
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ async def worker(
     *,
     name: str | None = None,
     host: str = "127.0.0.1",
-) -> AsyncIterator[None]:
+) -> AsyncIterator[WorkerHandle]:
     """Run a worker in the pool at ``address`` while the block runs, then drain and end its replicas."""
     handle = await start_worker(settings, address, find_supervisor=find_supervisor, name=name, host=host)
     try:
-        yield
+        yield handle
     finally:
         await handle.stop()
 
@@ -103,6 +104,7 @@ def listen_for_end() -> asyncio.Event:
 
     def end() -> None:
         told.set()
+        err.print("[dim]Ending: what has begun is finished first. Ctrl-C leaves at once.[/]")
         loop.add_signal_handler(signal.SIGINT, os._exit, 130)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -75,7 +75,8 @@ def _local(
         told = node.listen_for_end()
         async with contextlib.AsyncExitStack() as stack:
             address = await stack.enter_async_context(node.supervisor(settings, fleet, "127.0.0.1", 0))
-            await stack.enter_async_context(node.worker(settings, address, _constant(address)))
+            worker = await stack.enter_async_context(node.worker(settings, address, _constant(address)))
+            await worker.joined()
             # First of all at the end: gateways answer what they have begun while the replicas are still there.
             stack.push_async_callback(fleet.stop)
             _announce(fleet.url)

@@ -107,7 +107,9 @@ async def add_replicas(request: Request, uid: str, body: ScaleBody) -> dict[str,
 
 @router.delete("/{uid:path}/replicas/{replica_id}", summary="Remove a replica")
 async def remove_replica(request: Request, uid: str, replica_id: str) -> dict[str, Any]:
-    """Drain it, stop it, and scale down by one."""
+    """Drain it, stop it, and scale down by one. A number alone names the replica of the model with that number."""
+    if replica_id.isdecimal():
+        replica_id = f"{uid}-{replica_id}"
     remaining: int = await state_of(request).supervisor.call("remove_replica", uid, replica_id)
     return {"remaining_replicas": remaining}
 
@@ -142,9 +144,11 @@ def _launch_request(body: LaunchBody) -> LaunchRequest:
         )
     known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs"}, exclude_unset=True)
     extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
+    # Xinference's client sends every keyword that it knows, null where its user gave none.
+    given = {name: value for name, value in extra.items() if value is not None}
     indices = body.gpu_idx
     known["gpu_idx"] = () if indices is None else (indices,) if isinstance(indices, int) else tuple(indices)
     try:
-        return msgspec.convert({**known, "envs": body.envs or {}, "options": extra}, LaunchRequest)
+        return msgspec.convert({**known, "envs": body.envs or {}, "options": given}, LaunchRequest)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"the launch body is not valid: {error}") from None

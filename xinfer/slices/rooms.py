@@ -1,0 +1,163 @@
+"""The devices of one worker, and what is taken of each: memory in MiB, cores in percent, slots."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from xinfer.devices import Device, DeviceSlice
+
+GONE = "the device is gone"
+
+
+@dataclass(slots=True)
+class Room:
+    """A device and what is taken of it. Changed only by the Rooms that it belongs to."""
+
+    device: Device
+    cap_mib: int
+    used_mib: int = 0
+    """Reserved, whether or not it is used."""
+    used_cores: int = 0
+    tenants: int = 0
+    exclusive_tenants: int = 0
+    leaving_mib: int = 0
+    """Held by replicas that are stopping; comes back soon."""
+    cordoned: bool = False
+    """Takes no new slices; those that are there stay."""
+    device_free_mib: int | None = None
+    """What the device itself reports as free; None where an enforcer holds everybody to their slices."""
+    unfilled_mib: int = 0
+    """Reserved, but not yet used by its tenants: what the device reports as free and is promised already."""
+
+    @property
+    def free_mib(self) -> int:
+        """MiB that can be given away; negative when more is taken than there is.
+
+        Where nothing enforces, memory that somebody else uses on the device is not there, whatever the books say.
+        """
+        unreserved = self.cap_mib - self.used_mib - self.leaving_mib
+        if self.device_free_mib is None:
+            return unreserved
+        return min(unreserved, self.device_free_mib - self.unfilled_mib)
+
+    @property
+    def free_cores(self) -> int:
+        """Percent of the device's cores that nobody has claimed."""
+        return self.device.cap_cores - self.used_cores
+
+    @property
+    def card(self) -> str:
+        """The UUID of the physical card, or what comes closest to it."""
+        return self.device.parent_uuid or self.device.uuid or self.device.device_id
+
+
+def cap_mib(device: Device) -> int:
+    """MiB of a device that may be given away."""
+    return device.cap_mib or max(0, device.memory_mib - device.reserve_mib)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the devices of a worker. ``slots``: only of devices whose slots are counted, 0 if none are."""
+
+    slots: int = 0
+    used_slots: int = 0
+    cores: int = 0
+    used_cores: int = 0
+    mib: int = 0
+    used_mib: int = 0
+    largest_free_mib: int = 0
+
+
+class Rooms:
+    """The devices of one worker, ``by_id``; counts what is taken of them, and refuses nothing."""
+
+    def __init__(self, devices: Iterable[Device] = (), *, worker_id: str = "", name: str = "") -> None:
+        self.worker_id = worker_id
+        self.name = name or worker_id
+        self.by_id = {device.device_id: Room(device, cap_mib(device)) for device in devices}
+        self._totals: Totals | None = None
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over all devices; kept until something changes."""
+        if self._totals is None:
+            self._totals = _totals(self.by_id.values())
+        return self._totals
+
+    def take(self, slices: Iterable[DeviceSlice], observed: Mapping[str, int] | None = None) -> None:
+        """Count the slices of one tenant, at most one for each device. Devices that are not here are passed over.
+
+        ``observed``: by device id, the MiB that the tenant was last seen to use.
+        """
+        self._count(slices, 1, observed or {})
+
+    def give_back(self, slices: Iterable[DeviceSlice], observed: Mapping[str, int] | None = None) -> None:
+        """Undo ``take``."""
+        self._count(slices, -1, observed or {})
+
+    def hold(self, slices: Iterable[DeviceSlice]) -> None:
+        """Count memory of a tenant that is on its way out."""
+        self._totals = None
+        for piece in slices:
+            if (room := self.by_id.get(piece.device_id)) is not None:
+                room.leaving_mib += piece.memory_mib
+
+    def cordon(self, device_id: str, cordoned: bool = True) -> None:
+        """Take a device out of service for new slices, or put it back.
+
+        Raises:
+            KeyError: there is no such device.
+        """
+        self.by_id[device_id].cordoned = cordoned
+
+    def update(self, devices: Iterable[Device]) -> None:
+        """Replace what is known of the devices. One that is missing is unhealthy while it has tenants, then gone."""
+        self._totals = None
+        current = {device.device_id: device for device in devices}
+        for device_id, room in list(self.by_id.items()):
+            if device_id not in current and room.tenants == 0:
+                del self.by_id[device_id]
+            elif device_id not in current:
+                room.device = msgspec.structs.replace(room.device, healthy=False, health_reason=GONE)
+        for device_id, device in current.items():
+            room = self.by_id.setdefault(device_id, Room(device, 0))
+            room.device, room.cap_mib = device, cap_mib(device)
+
+    def observe(self, device_id: str, device_free_mib: int | None, unfilled_mib: int) -> None:
+        """Take over what a device reports as free, and how much of that is promised to its tenants.
+
+        Raises:
+            KeyError: there is no such device.
+        """
+        self._totals = None
+        room = self.by_id[device_id]
+        room.device_free_mib, room.unfilled_mib = device_free_mib, unfilled_mib
+
+    def _count(self, slices: Iterable[DeviceSlice], sign: int, observed: Mapping[str, int]) -> None:
+        self._totals = None
+        for piece in slices:
+            room = self.by_id.get(piece.device_id)
+            if room is None:
+                continue
+            room.used_mib += sign * piece.memory_mib
+            room.used_cores += sign * piece.cores_percent
+            room.tenants += sign
+            room.exclusive_tenants += sign * piece.exclusive
+            room.unfilled_mib += sign * max(0, piece.memory_mib - observed.get(piece.device_id, 0))
+
+
+def _totals(rooms: Iterable[Room]) -> Totals:
+    sums = Totals()
+    for room in rooms:
+        device = room.device
+        if device.slots:
+            sums.slots += device.slots
+            sums.used_slots += room.tenants
+        sums.cores += device.cap_cores
+        sums.used_cores += room.used_cores
+        sums.mib += room.cap_mib
+        sums.used_mib += room.used_mib + room.leaving_mib
+        sums.largest_free_mib = max(sums.largest_free_mib, room.free_mib)
+    return sums
