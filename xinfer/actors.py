@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import xoscar as xo
+from xoscar.errors import ServerClosed
 from xoscar.serialization.torch import TorchTensorSerializer
 
 from xinfer.errors import XinferError, describe
@@ -59,8 +60,8 @@ async def open_pool(host: str, port: int = 0) -> "xo.MainActorPoolType":
 
 
 def _on_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What no task was there to see. An answer that a connection did not take any more is no news: see ``prepare``."""
-    if not isinstance(context.get("exception"), ConnectionError):
+    """What no task was there to see. A connection that ended with calls on it is no news: see ``prepare``."""
+    if not isinstance(context.get("exception"), ConnectionError | ServerClosed):
         loop.default_exception_handler(context)
 
 

@@ -13,9 +13,11 @@ import pytest
 import xoscar as xo
 
 from xinfer.actors import prepare
+from xinfer.channel.link import ReplicaLink
 from xinfer.devices import DeviceSlice
-from xinfer.ops import Kind
-from xinfer.processes import ProcessId, free_port, spawn
+from xinfer.engines.base import Call
+from xinfer.ops import Kind, Op
+from xinfer.processes import ProcessId, free_port, host_id, spawn
 from xinfer.protocol import (
     SUPERVISOR_UID,
     WORKER_UID,
@@ -26,7 +28,7 @@ from xinfer.protocol import (
     WorkerHello,
     WorkerReport,
 )
-from xinfer.settings import Settings, child_environment
+from xinfer.settings import Settings, child_environment, cluster_token
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState
 from xinfer.worker.actor import WorkerHandle, start_worker
 
@@ -177,6 +179,29 @@ def test_a_killed_replica_comes_back_as_a_new_instance(settings: Settings) -> No
         await worker.stop(drain=True)
         assert house.desk.left == [worker.hello.worker_id]
         assert not processes_of(settings)
+
+    play(settings, scenario)
+
+
+def test_a_replica_whose_engine_is_broken_for_good_is_started_anew(settings: Settings) -> None:
+    async def scenario(house: House) -> None:
+        house.desk.want(echo(break_after=0))
+        worker = await house.worker()
+        first = await house.desk.until_state(ReplicaState.READY)
+        assert first.endpoint is not None
+        link = ReplicaLink(first.endpoint, cluster_token(settings), lambda _: None)
+        await link.connect(host_id())
+        body = b'{"model": "echo", "messages": [{"role": "user", "content": "hi"}]}'
+        answer = link.open(Call("1", Op.CHAT, body))
+        while not answer.ended:
+            await answer.arrived()
+        assert answer.failure is not None
+        assert "told to break" in answer.failure.message
+        away = await house.desk.until_state(ReplicaState.PENDING)
+        assert "told to break" in away.reason
+        second = await house.desk.until_state(ReplicaState.READY)
+        assert second.pid != first.pid
+        await worker.stop(drain=True)
 
     play(settings, scenario)
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,33 +77,40 @@ class Site:
 
     def __init__(self, root: Path, **settings: object) -> None:
         self.root = root
-        self.port = free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{self.port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("XINFER_", "XOSCAR_"))}
         self.env = {
             **inherited,
             "XINFER_HOME": str(root / "home"),
             "XINFER_TOKEN_FILE": str(root / "token"),
-            "XINFER_ENDPOINT": self.url,
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
-            **{f"XINFER_{name.upper()}": str(value) for name, value in settings.items()},
+            **_variables(settings),
         }
         self.programs: list[Program] = []
+        self._http = httpx.Client()
+        self.move()
+
+    def move(self) -> None:
+        """To another port, from the next program on."""
+        self._http.close()
+        self.port = free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env["XINFER_ENDPOINT"] = self.url
         self._http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False)
 
     # Programs.
 
-    def serve(self, command: str, *args: str, home: str = "home") -> Program:
+    def serve(self, command: str, *args: str, home: str = "home", **settings: object) -> Program:
         """Start a server command in one of the homes."""
         argv = [str(BIN / command), *args]
-        program = Program(argv, {**self.env, "XINFER_HOME": str(self.root / home)}, self.root / f"{command}.log")
+        env = {**self.env, "XINFER_HOME": str(self.root / home), **_variables(settings)}
+        program = Program(argv, env, self.root / f"{command}.log")
         self.programs.append(program)
         return program
 
-    def local(self, *args: str) -> Program:
+    def local(self, *args: str, **settings: object) -> Program:
         """``xinfer-local`` on the port of this site, once it is ready."""
-        program = self.serve("xinfer-local", "-p", str(self.port), *args)
+        program = self.serve("xinfer-local", "-p", str(self.port), *args, **settings)
         self.until_ready(program)
         wait_for(lambda: self.get_or_none("/v1/workers"), "the worker of xinfer-local")
         return program
@@ -204,7 +211,9 @@ class Site:
     def metric(self, name: str) -> dict[str, float]:
         """Label text -> value, as one gateway sees it."""
         lines = self.call("GET", "/metrics").text.splitlines()
-        found = [line.removeprefix(name).rpartition(" ") for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        found = [
+            line.removeprefix(name).rpartition(" ") for line in lines if line.startswith((f"{name}{{", f"{name} "))
+        ]
         return {labels: float(value) for labels, _, value in found}
 
     def client(self) -> openai.OpenAI:
@@ -215,6 +224,10 @@ class Site:
     def async_client(self) -> openai.AsyncOpenAI:
         http = openai.DefaultAsyncHttpxClient(trust_env=False)
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, http_client=http)
+
+
+def _variables(settings: Mapping[str, object]) -> dict[str, str]:
+    return {f"XINFER_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def _home_of(process: psutil.Process) -> str:

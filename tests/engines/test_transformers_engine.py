@@ -231,10 +231,10 @@ def test_memory_that_runs_out_suspends_the_youngest_and_loses_nothing(tiny):
 
 
 @pytest.fixture(scope="module")
-def golden() -> list[dict[str, Any]]:
-    path = DEMO / "golden.json"
+def golden() -> dict[str, list[dict[str, Any]]]:
+    path = DEMO.parent / "golden.json"
     if not path.is_file():
-        pytest.skip("demo-chat is not built: run tools/demo_models.py")
+        pytest.skip("the demo models are not built: run tools/demo_models.py")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -242,12 +242,15 @@ async def chat(engine: Any, **fields: Any) -> dict[str, Any]:
     """A greedy answer: its message, with the reason why it ended; a stream is put together."""
     head, *rest = await frames(engine, Op.CHAT, temperature=0, **fields)
     if not fields.get("stream"):
-        choice = json.loads(rest[0])["choices"][0]
-        return {**choice["message"], "finish_reason": choice["finish_reason"]}
+        answer = json.loads(rest[0])
+        choice = answer["choices"][0]
+        return {**choice["message"], "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
     assert head == SSE_HEAD
     message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
-    for line in b"".join(rest).decode().split("\n\n")[:-2]:
-        part = json.loads(line[6:])["choices"][0]
+    chunks = [json.loads(line[6:]) for line in b"".join(rest).decode().split("\n\n")[:-2]]
+    message["usage"] = chunks.pop()["usage"]
+    for chunk in chunks:
+        part = chunk["choices"][0]
         message["content"] += part["delta"].get("content", "")
         message["reasoning_content"] += part["delta"].get("reasoning_content", "")
         for call in part["delta"].get("tool_calls", ()):
@@ -264,23 +267,38 @@ def test_demo_chat_gives_its_golden_answers_to_32_at_once(golden, stream):
 
     async def ask(engine: Any, entry: dict[str, Any]) -> dict[str, Any]:
         fields = {name: entry[name] for name in ("messages", "tools", "enable_thinking") if name in entry}
+        if stream:
+            fields["stream_options"] = {"include_usage": True}
         async with gate:
             return await chat(engine, stream=stream, **fields)
 
     async def use(engine: Any) -> list[dict[str, Any]]:
-        return await asyncio.gather(*[ask(engine, entry) for entry in golden])
+        return await asyncio.gather(*[ask(engine, entry) for entry in golden["demo-chat"]])
 
-    for entry, message in zip(golden, with_model(DEMO, use), strict=True):
+    for entry, message in zip(golden["demo-chat"], with_model(DEMO, use), strict=True):
         calls = [call["function"] for call in message.get("tool_calls") or ()]
         found = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in calls]
         assert found == entry.get("tool_calls", []), entry["messages"]
         assert (message["content"] or "") == entry["answer"], entry["messages"]
         assert (message.get("reasoning_content") or "") == entry.get("reasoning", ""), entry["messages"]
         assert message["finish_reason"] == ("tool_calls" if calls else "stop")
+        assert message["usage"]["prompt_tokens"] == entry["prompt_tokens"]
+        assert message["usage"]["completion_tokens"] == entry["answer_tokens"] + 1  # and the end of the turn
+
+
+def test_demo_chat_continues_plain_text(golden):
+    entries = golden["demo-chat-completions"]
+
+    async def use(engine: Any) -> dict[str, Any]:
+        prompts = [entry["prompt"] for entry in entries]
+        return await complete(engine, prompts, max_tokens=200, ignore_eos=False)
+
+    answer = with_model(DEMO, use)
+    assert [choice["text"] for choice in answer["choices"]] == [entry["answer"] for entry in entries]
 
 
 def test_demo_chat_writes_the_raw_text_where_nobody_parses_it(golden):
-    entry = next(entry for entry in golden if entry.get("tool_calls") and "enable_thinking" not in entry)
+    entry = next(entry for entry in golden["demo-chat"] if entry.get("tool_calls") and "enable_thinking" not in entry)
 
     async def use(engine: Any) -> dict[str, Any]:
         return await chat(engine, messages=entry["messages"], tools=entry["tools"], tool_choice="none")

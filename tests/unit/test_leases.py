@@ -1,14 +1,22 @@
+import copy
+from itertools import combinations
+
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from xinfer.devices import Device, DeviceSlice
-from xinfer.errors import NoCapacity
-from xinfer.worker.leases import LeaseBook
+from xinfer.devices import Device, DeviceSlice, Lease
+from xinfer.errors import Conflict, NoCapacity
+from xinfer.slices.fit import Reason
+from xinfer.slices.request import Policy, SliceRequest
+from xinfer.slices.rooms import Room
+from xinfer.worker.leases import Key, LeaseBook, per_device
 
 
-def card(device_id: str = "gpu-0", memory_mib: int = 1000) -> Device:
-    return Device(device_id=device_id, kind="cuda", memory_mib=memory_mib, cores=100)
+def card(device_id: str = "gpu-0", memory_mib: int = 1000, **fields: object) -> Device:
+    return Device(device_id=device_id, kind="cuda", memory_mib=memory_mib, cores=100, **fields)
 
 
 def part(memory_mib: int, device_id: str = "gpu-0", cores_percent: int = 0) -> DeviceSlice:
@@ -19,8 +27,14 @@ def test_a_refusal_says_how_many_mib_each_device_falls_short() -> None:
     book = LeaseBook([card("gpu-0", 1000), card("gpu-1", 500)])
     with pytest.raises(NoCapacity) as refused:
         book.book("r", 1, (part(1200, "gpu-0"), part(600, "gpu-1")))
-    assert "gpu-0 has 1000 of 1200 MiB free, 200 MiB short" in refused.value.message
-    assert "gpu-1 has 500 of 600 MiB free, 100 MiB short" in refused.value.message
+    assert refused.value.message == (
+        "no room for r: device gpu-0 falls short by 200 MiB (1000 of 1000 MiB free), "
+        "device gpu-1 falls short by 100 MiB (500 of 500 MiB free)"
+    )
+    assert [(d["device_id"], d["missing_mib"]) for d in refused.value.details["devices"]] == [
+        ("gpu-0", 200),
+        ("gpu-1", 100),
+    ]
 
 
 def test_all_or_nothing() -> None:
@@ -38,6 +52,13 @@ def test_booking_again_returns_the_same_lease() -> None:
     assert book.free_mib("gpu-0") == 400
 
 
+def test_a_key_does_not_stand_for_two_things() -> None:
+    book = LeaseBook([card()])
+    book.book("r", 1, (part(600),))
+    with pytest.raises(Conflict, match="has a lease of other slices already"):
+        book.book("r", 1, (part(601),))
+
+
 def test_another_generation_is_another_booking() -> None:
     book = LeaseBook([card()])
     book.book("r", 1, (part(600),))
@@ -45,6 +66,13 @@ def test_another_generation_is_another_booking() -> None:
         book.book("r", 2, (part(600),))
     book.release("r", 1)
     book.book("r", 2, (part(600),))
+
+
+def test_an_earlier_generation_comes_too_late() -> None:
+    book = LeaseBook([card()])
+    book.book("r", 2, (part(600),))
+    with pytest.raises(Conflict, match="generation 1 of 'r' is out of date: 2 has a lease"):
+        book.book("r", 1, (part(10),))
 
 
 def test_slices_of_one_device_have_to_fit_together() -> None:
@@ -55,14 +83,69 @@ def test_slices_of_one_device_have_to_fit_together() -> None:
 def test_cores_are_booked_too() -> None:
     book = LeaseBook([card()])
     book.book("a", 1, (part(1, cores_percent=70),))
-    with pytest.raises(NoCapacity, match="30 of 40 % of its cores"):
+    with pytest.raises(NoCapacity, match="falls short by 10 % of its cores"):
         book.book("b", 1, (part(1, cores_percent=40),))
     book.book("c", 1, (part(1),))
 
 
-def test_an_unknown_device_is_no_capacity() -> None:
-    with pytest.raises(NoCapacity, match="no device 'gpu-7'"):
-        LeaseBook([card()]).book("r", 1, (part(1, "gpu-7"),))
+def test_all_cores_of_a_card_are_the_card() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(1),))
+    with pytest.raises(NoCapacity, match="has 1 tenants already, it cannot be had alone"):
+        book.book("b", 1, (part(1, cores_percent=100),))
+    book.release("a", 1)
+    assert book.book("b", 1, (part(1, cores_percent=100),)).slices[0].exclusive
+    with pytest.raises(NoCapacity, match="belongs to one replica alone"):
+        book.book("a", 1, (part(1),))
+
+
+def test_a_device_lost_between_placement_and_launch() -> None:
+    book = LeaseBook([card("gpu-0"), card("gpu-1")])
+    book.update([card("gpu-0")])
+    with pytest.raises(NoCapacity) as refused:
+        book.book("r", 1, (part(1, "gpu-1"),))
+    assert refused.value.message == "no room for r: there is no device 'gpu-1', or not any more"
+    assert refused.value.details["reasons"] == {"UnknownDevice": 1}
+
+
+def test_a_lost_device_keeps_its_tenants_until_it_returns() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(600),))
+    book.update([])
+    with pytest.raises(NoCapacity, match="device gpu-0 is not healthy: the device is gone"):
+        book.book("b", 1, (part(1),))
+    book.update([card()])
+    assert book.free_mib("gpu-0") == 400
+    book.book("b", 1, (part(1),))
+
+
+def test_leases_on_a_device_that_was_unknown_count_once_it_is_there() -> None:
+    book = LeaseBook([])
+    book.record("a", 1, (part(600),))
+    book.update([card()])
+    assert book.free_mib("gpu-0") == 400
+    book.update([card(memory_mib=500)])
+    assert book.free_mib("gpu-0") == -100
+
+
+def test_what_is_kept_for_the_system_is_not_given_away() -> None:
+    book = LeaseBook([card(reserve_mib=100)])
+    with pytest.raises(NoCapacity, match="falls short by 1 MiB"):
+        book.book("r", 1, (part(901),))
+    book.book("r", 1, SliceRequest(memory_percent=100))
+    assert book.free_mib("gpu-0") == 0
+
+
+def test_a_cordoned_device_takes_nothing_new_and_keeps_what_it_has() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(100),))
+    book.rooms.cordon("gpu-0")
+    with pytest.raises(NoCapacity, match="is cordoned"):
+        book.book("b", 1, (part(1),))
+    assert book.book("a", 1, (part(100),)).slices == (part(100),)
+    assert book.resize("a", 1, (part(200),)).slices == (part(200),)
+    book.rooms.cordon("gpu-0", False)
+    book.book("b", 1, (part(1),))
 
 
 def test_what_runs_already_is_booked_even_if_it_does_not_fit() -> None:
@@ -79,25 +162,329 @@ def test_releasing_twice_is_harmless() -> None:
     assert book.free_mib("gpu-0") == 1000
 
 
-names = st.sampled_from("abcd")
-slices = st.lists(
-    st.builds(part, st.integers(0, 700), st.sampled_from(["gpu-0", "gpu-1"]), st.integers(0, 60)), max_size=3
+def test_the_book_chooses_devices_by_a_request() -> None:
+    book = LeaseBook([card("gpu-0", name="NVIDIA L4"), card("gpu-1", name="NVIDIA A100"), card("gpu-2")])
+    book.book("a", 1, (part(500, "gpu-2"),))
+    request = SliceRequest(count=2, memory_percent=10, types_denied=("l4",), device_policy=Policy.BINPACK)
+    lease = book.book("b", 1, request)
+    assert lease.slices == (part(100, "gpu-2"), part(100, "gpu-1"))
+    assert book.book("b", 1, request) is lease
+    with pytest.raises(NoCapacity, match="it would fit on 2 device"):
+        book.book("c", 1, msgspec.structs.replace(request, count=3))
+
+
+def test_a_reservation_lasts_once_it_is_confirmed_and_expires_if_not() -> None:
+    book = LeaseBook([card()])
+    first = book.book("a", 1, (part(300),), expires_at=10.0)
+    second = book.book("b", 1, (part(300),), expires_at=10.0)
+    assert book.confirm("a", 1) is first
+    assert book.expire(9.9) == ()
+    assert book.expire(10.0) == (second,)
+    assert book.leases == (first,)
+    with pytest.raises(Conflict, match="it expired or was given back"):
+        book.confirm("b", 1)
+    with pytest.raises(Conflict, match="it expired or was given back"):
+        book.resize("b", 1, (part(1),))
+
+
+def test_a_resize_that_does_not_fit_changes_nothing() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(300),))
+    book.book("b", 1, (part(300),))
+    with pytest.raises(NoCapacity, match="falls short by 1 MiB"):
+        book.resize("a", 1, (part(701),))
+    assert book.free_mib("gpu-0") == 400
+    book.resize("a", 1, (part(700),))
+    assert book.free_mib("gpu-0") == 0
+
+
+def test_after_a_crash_the_book_is_what_lives() -> None:
+    book = LeaseBook([card()])
+    kept = book.book("a", 1, (part(300),))
+    gone = book.book("b", 1, (part(300),))
+    assert book.reconcile({("a", 1), ("never-heard-of", 1)}) == (gone,)
+    assert book.leases == (kept,)
+    assert book.free_mib("gpu-0") == 700
+
+
+def test_where_nothing_enforces_only_what_the_device_really_has_is_given_away() -> None:
+    book = LeaseBook([card(), card("gpu-1")])
+    book.book("a", 1, (part(400),))
+    # Of its 400 MiB, "a" has filled 100; a stranger uses 350; the device has 550 left, 300 of it promised to "a".
+    book.observe({("a", 1): {"gpu-0": 100}}, {"gpu-0": 550})
+    assert book.free_mib("gpu-0") == 250
+    assert book.free_mib("gpu-1") == 1000
+    book.book("b", 1, (part(200),))
+    assert book.free_mib("gpu-0") == 50
+    # "b" ends before it used anything; then "a" does, and its 100 MiB are free when the device has said so.
+    book.release("b", 1)
+    assert book.free_mib("gpu-0") == 250
+    book.release("a", 1)
+    assert book.free_mib("gpu-0") == 550
+    book.observe({}, {"gpu-0": 650})
+    assert book.free_mib("gpu-0") == 650
+    book.observe({}, {})
+    assert book.free_mib("gpu-0") == 1000
+
+
+def test_who_uses_more_than_his_slice_takes_it_from_the_others() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(400),))
+    book.observe({("a", 1): {"gpu-0": 700}}, {"gpu-0": 300})
+    assert book.free_mib("gpu-0") == 300
+
+
+asks = st.lists(
+    st.builds(part, st.integers(0, 500), st.sampled_from(["gpu-0", "gpu-1"]), st.sampled_from([0, 20, 100])),
+    min_size=1,
+    max_size=2,
 )
 
 
-@given(st.lists(st.tuples(st.booleans(), names, st.integers(1, 2), slices), max_size=40))
-def test_a_device_is_never_given_away_twice(steps: list[tuple[bool, str, int, list[DeviceSlice]]]) -> None:
-    book = LeaseBook([card("gpu-0"), card("gpu-1")])
-    for books, name, generation, wanted in steps:
-        before = book.leases
-        if books:
-            try:
-                book.book(name, generation, tuple(wanted))
-            except NoCapacity:
-                assert book.leases == before
+@given(st.lists(asks, max_size=6), st.randoms())
+def test_giving_everything_back_in_any_order_restores_the_book(wanted: list[list[DeviceSlice]], random) -> None:
+    book = LeaseBook([card("gpu-0", slots=3), card("gpu-1")])
+    book.observe({}, {"gpu-1": 900})
+    before = copy.deepcopy(book.rooms.by_id)
+    booked: list[Lease] = []
+    for number, slices in enumerate(wanted):
+        try:
+            booked.append(book.book(f"r{number}", 1, tuple(slices)))
+        except NoCapacity:
+            continue
+    random.shuffle(booked)
+    for lease in booked:
+        book.release(lease.replica_id, lease.generation)
+    assert book.rooms.by_id == before
+
+
+DEVICES = (
+    card("gpu-0", name="NVIDIA L4", uuid="GPU-a", numa=0, slots=2),
+    card("gpu-1", name="NVIDIA L4", uuid="GPU-b", numa=0, reserve_mib=100),
+    card("gpu-2", name="NVIDIA A100", uuid="GPU-c", numa=1, cap_cores=150),
+    card("gpu-3", name="NVIDIA A100", uuid="GPU-c", parent_uuid="GPU-c", numa=1, cap_cores=30),
+)
+replicas = st.sampled_from("abcdef")
+generations = st.integers(1, 3)
+device_ids = st.sampled_from([device.device_id for device in DEVICES])
+requests = st.builds(
+    lambda memory, **fields: SliceRequest(**fields, **memory),
+    st.one_of(
+        st.fixed_dictionaries({"memory_mib": st.integers(1, 900)}),
+        st.fixed_dictionaries({"memory_percent": st.integers(1, 100)}),
+    ),
+    count=st.integers(1, 3),
+    cores=st.sampled_from([0, 0, 10, 30, 60, 100]),
+    types=st.sampled_from([(), (), ("l4",)]),
+    uuids_denied=st.sampled_from([(), ("GPU-b",)]),
+    numa_bind=st.booleans(),
+    anti_affinity=st.sampled_from([frozenset(), frozenset({"GPU-a"})]),
+    device_policy=st.sampled_from(list(Policy)),
+)
+
+
+class Bank(RuleBasedStateMachine):
+    """A book in which everything happens that may happen to a worker, held against a plain list of what is booked."""
+
+    @initialize()
+    def open(self) -> None:
+        self.book = LeaseBook(DEVICES)
+        self.devices = {device.device_id: device for device in DEVICES}
+        self.leases: dict[Key, Lease] = {}
+        self.expiry: dict[Key, float] = {}
+        self.now = 0.0
+        self.overfull: set[str] = set()
+        """Devices on which something was found running, or which shrank: they may hold more than they have."""
+
+    def snapshot(self) -> object:
+        return copy.deepcopy((self.book.rooms.by_id, self.book.leases))
+
+    def booked(self, key: Key, lease: Lease, expires_at: float | None) -> None:
+        self.leases[key] = lease
+        if expires_at is not None:
+            self.expiry[key] = expires_at
+
+    def stale(self, key: Key) -> bool:
+        return any(replica == key[0] and generation > key[1] for replica, generation in self.leases)
+
+    @rule(replica=replicas, generation=generations, request=requests, lasts=st.none() | st.floats(0.0, 20.0))
+    def book_by_request(self, replica: str, generation: int, request: SliceRequest, lasts: float | None) -> None:
+        key, before = (replica, generation), self.snapshot()
+        expires_at = None if lasts is None else self.now + lasts
+        possible = self.fitting_sets(request)
+        try:
+            lease = self.book.book(replica, generation, request, expires_at=expires_at)
+        except Conflict as refused:
+            assert self.snapshot() == before
+            if not isinstance(refused, NoCapacity):
+                assert key in self.leases or self.stale(key)
+            else:
+                assert possible == []
+            return
+        if key in self.leases:
+            assert self.snapshot() == before
+            return
+        assert not self.stale(key)
+        ids = {piece.device_id for piece in lease.slices}
+        assert len(ids) == request.count
+        assert ids in possible
+        self.booked(key, lease, expires_at)
+        # Booked again it is the same, and given back it never was.
+        after = self.snapshot()
+        assert self.book.book(replica, generation, request) is lease
+        assert self.snapshot() == after
+        self.book.release(replica, generation)
+        self.book.release(replica, generation)
+        assert self.snapshot() == before
+        self.leases[key] = self.book.book(replica, generation, request, expires_at=expires_at)
+        assert self.leases[key] == lease
+
+    @rule(replica=replicas, generation=generations, slices=st.lists(st.builds(part, st.integers(0, 600), device_ids)))
+    def book_slices(self, replica: str, generation: int, slices: list[DeviceSlice]) -> None:
+        key, before = (replica, generation), self.snapshot()
+        try:
+            lease = self.book.book(replica, generation, tuple(slices))
+        except Conflict:
+            assert self.snapshot() == before
         else:
-            book.release(name, generation)
-        for device_id in ("gpu-0", "gpu-1"):
-            booked = [one for lease in book.leases for one in lease.slices if one.device_id == device_id]
-            assert sum(one.memory_mib for one in booked) == 1000 - book.free_mib(device_id) <= 1000
-            assert sum(one.cores_percent for one in booked) == 100 - book.free_percent(device_id) <= 100
+            self.leases.setdefault(key, lease)
+
+    @rule(replica=replicas, generation=generations, memory_mib=st.integers(0, 800), device_id=device_ids)
+    def record(self, replica: str, generation: int, memory_mib: int, device_id: str) -> None:
+        slices = (part(memory_mib, device_id, 10),)
+        self.expiry.pop((replica, generation), None)
+        self.leases[replica, generation] = self.book.record(replica, generation, slices)
+        self.overfull.add(device_id)
+
+    @rule(replica=replicas, generation=generations)
+    def release(self, replica: str, generation: int) -> None:
+        self.book.release(replica, generation)
+        self.leases.pop((replica, generation), None)
+        self.expiry.pop((replica, generation), None)
+
+    @rule(replica=replicas, generation=generations)
+    def confirm(self, replica: str, generation: int) -> None:
+        key = (replica, generation)
+        try:
+            assert self.book.confirm(replica, generation) == self.leases[key]
+            self.expiry.pop(key, None)
+        except Conflict:
+            assert key not in self.leases
+
+    @rule(passed=st.floats(0.0, 20.0))
+    def expire(self, passed: float) -> None:
+        self.now += passed
+        due = {key for key, at in self.expiry.items() if at <= self.now}
+        assert {(lease.replica_id, lease.generation) for lease in self.book.expire(self.now)} == due
+        for key in due:
+            del self.leases[key], self.expiry[key]
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), slices=st.lists(st.builds(part, st.integers(0, 900), device_ids), min_size=1, max_size=2))
+    def resize(self, data: st.DataObject, slices: list[DeviceSlice]) -> None:
+        key, before = data.draw(st.sampled_from(sorted(self.leases))), self.snapshot()
+        try:
+            self.leases[key] = self.book.resize(*key, tuple(slices))
+        except NoCapacity:
+            assert self.snapshot() == before
+
+    @rule(live=st.sets(st.tuples(replicas, generations)))
+    def crash(self, live: set[Key]) -> None:
+        gone = self.book.reconcile(live)
+        assert {(lease.replica_id, lease.generation) for lease in gone} == self.leases.keys() - live
+        self.leases = {key: lease for key, lease in self.leases.items() if key in live}
+        self.expiry = {key: at for key, at in self.expiry.items() if key in live}
+
+    @rule(device_id=device_ids, cordoned=st.booleans())
+    def cordon(self, device_id: str, cordoned: bool) -> None:
+        if device_id in self.book.rooms.by_id:
+            self.book.rooms.cordon(device_id, cordoned)
+
+    @rule(device_id=device_ids, change=st.sampled_from(["lost", "back", "sick", "smaller"]))
+    def device_changes(self, device_id: str, change: str) -> None:
+        original = next(device for device in DEVICES if device.device_id == device_id)
+        if change == "lost":
+            self.devices.pop(device_id, None)
+        elif change == "sick":
+            self.devices[device_id] = msgspec.structs.replace(original, healthy=False)
+        elif change == "smaller":
+            self.devices[device_id] = msgspec.structs.replace(original, cap_mib=500)
+            self.overfull.add(device_id)
+        else:
+            self.devices[device_id] = original
+        self.book.update(self.devices.values())
+
+    @rule(
+        used=st.dictionaries(device_ids, st.integers(0, 1000)), free=st.dictionaries(device_ids, st.integers(0, 1000))
+    )
+    def observe(self, used: dict[str, int], free: dict[str, int]) -> None:
+        self.book.observe(dict.fromkeys(self.leases, used), free)
+
+    def fitting_sets(self, request: SliceRequest) -> list[set[str]]:
+        """Every set of devices that would do, found by trying all."""
+        able = [room for room in self.book.rooms.by_id.values() if may_serve(request, room)]
+        return [
+            {room.device.device_id for room in found}
+            for found in combinations(able, request.count)
+            if not request.numa_bind or len({room.device.numa for room in found}) == 1
+        ]
+
+    @invariant()
+    def nothing_is_given_away_twice(self) -> None:
+        over = {
+            device_id
+            for device_id, room in self.book.rooms.by_id.items()
+            if room.used_mib > room.cap_mib
+            or room.used_cores > room.device.cap_cores
+            or (room.device.slots and room.tenants > room.device.slots)
+            or (room.exclusive_tenants and room.tenants > 1)
+        }
+        assert over <= self.overfull
+        self.overfull = over
+
+    @invariant()
+    def the_books_add_up(self) -> None:
+        assert {(lease.replica_id, lease.generation): lease for lease in self.book.leases} == self.leases
+        pieces = [piece for lease in self.leases.values() for piece in per_device(lease.slices)]
+        for device_id, room in self.book.rooms.by_id.items():
+            here = [piece for piece in pieces if piece.device_id == device_id]
+            assert room.used_mib == sum(piece.memory_mib for piece in here)
+            assert room.used_cores == sum(piece.cores_percent for piece in here)
+            assert room.tenants == len(here)
+            assert room.exclusive_tenants == sum(piece.exclusive for piece in here)
+            assert 0 <= room.unfilled_mib <= room.used_mib
+        totals = self.book.rooms.totals
+        assert totals.used_mib == sum(room.used_mib for room in self.book.rooms.by_id.values())
+        assert totals.largest_free_mib >= max((r.free_mib for r in self.book.rooms.by_id.values()), default=0)
+
+
+def may_serve(request: SliceRequest, room: Room) -> bool:
+    device = room.device
+    whole = request.cores == 100 and device.cap_cores == 100
+    if request.memory_mib is not None:
+        memory_mib = request.memory_mib
+    else:
+        memory_mib = min(room.cap_mib, device.memory_mib * request.memory_percent // 100)
+    return (
+        device.healthy
+        and not room.cordoned
+        and (not request.types or "L4" in device.name)
+        and device.uuid not in request.uuids_denied
+        and device.uuid not in request.anti_affinity
+        and (not device.slots or room.tenants < device.slots)
+        and memory_mib <= room.free_mib
+        and room.used_cores + request.cores <= device.cap_cores
+        and not (room.exclusive_tenants or (whole and room.tenants))
+        and (request.cores > 0 or room.used_cores < device.cap_cores)
+    )
+
+
+def test_the_plain_rules_agree_on_an_empty_device() -> None:
+    room = LeaseBook(DEVICES).rooms.by_id["gpu-0"]
+    assert may_serve(SliceRequest(memory_mib=1000), room)
+    assert not may_serve(SliceRequest(memory_mib=1001), room)
+    assert Reason.INSUFFICIENT_MEMORY == "InsufficientMemory"
+
+
+TestBank = Bank.TestCase
+TestBank.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -235,7 +235,7 @@ def test_no_room_fails_with_the_numbers() -> None:
     assert bench.want(item("a", memory_mib=700), item("b", memory_mib=700)) == []
     status = bench.core.statuses()[1]
     assert status.state is ReplicaState.FAILED
-    assert "300 of 700 MiB free" in status.reason
+    assert "falls short by 400 MiB (300 of 1000 MiB free)" in status.reason
 
 
 def test_it_waits_for_room_that_is_being_given_back() -> None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from demo.chat_example import Example
 from demo.chat_lessons import LessonPlan
 from demo.chat_template import TURN_END
+from demo.chat_tokenizer import id_of
 
 NO_TARGET = -100
 """Marks the places where the model is not asked for the next token; the value that cross entropy ignores."""
@@ -41,7 +42,7 @@ class Batch(NamedTuple):
 
 def encode_lessons(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Lesson]:
     """Return the examples as tokens. Prompt and answer are encoded apart, as they are when an engine generates."""
-    end = tokenizer.token_to_id(TURN_END)
+    end = id_of(tokenizer, TURN_END)
     prompts = tokenizer.encode_batch_fast([example.prompt() for example in examples])
     answers = tokenizer.encode_batch_fast([example.completion() for example in examples])
     return [Lesson(prompt.ids, [*answer.ids, end]) for prompt, answer in zip(prompts, answers, strict=True)]

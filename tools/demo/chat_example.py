@@ -26,6 +26,7 @@ class Example:
     """A conversation, and the text or the tool calls that answer it.
 
     `thought` is what the model writes in its thinking block before the answer, when `enable_thinking` asks for one.
+    An example without messages has a `plain_text` instead, which the model carries on.
     """
 
     kind: str
@@ -35,9 +36,12 @@ class Example:
     tool_calls: tuple[ToolCall, ...] = ()
     thought: str = ""
     enable_thinking: bool = False
+    plain_text: str = ""
 
     def prompt(self) -> str:
         """Return the text the model is given."""
+        if not self.messages:
+            return self.plain_text
         return render_prompt(self.messages, tools=self.tools, enable_thinking=self.enable_thinking)
 
     def completion(self) -> str:

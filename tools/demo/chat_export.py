@@ -1,39 +1,49 @@
-"""demo-chat as a folder that every engine loads: weights, configuration and tokenizer, in the form Qwen3 is shipped in.
+"""demo-chat as a folder that every engine loads: weights, configuration and tokenizer, in the form of Qwen3."""
 
-The JSON files are written by hand rather than by `save_pretrained`, whose output follows the version of transformers:
-engines read these files with their own readers, and the form of Qwen3's own files is the one that all of them know.
-"""
-
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from demo.artefacts import write_json, write_weights
+from demo.chat_example import Example
 from demo.chat_model import CONTEXT_LENGTH, ROPE_THETA, STORED_AS
 from demo.chat_template import CHAT_TEMPLATE, END_OF_TEXT, TURN_END
+from demo.chat_tokenizer import id_of
 
 _TIED = "lm_head.weight"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file as people read it: indented, and with its letters as they are."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def write_chat_folder(folder: Path, model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> None:
     """Write everything an engine needs to serve the model."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: part.to(STORED_AS).contiguous() for name, part in model.state_dict().items() if name != _TIED}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights(folder, {name: part.to(STORED_AS) for name, part in model.state_dict().items() if name != _TIED})
     write_json(folder / "config.json", _config(model))
     write_json(folder / "generation_config.json", _generation_config(tokenizer))
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+
+
+def golden_chat(examples: list[Example], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Return the golden conversations, each with the number of tokens in its prompt and in its answer.
+
+    The answer is counted without the token that ends the turn, which some engines count and others do not.
+    """
+    return [
+        {
+            **example.as_golden(),
+            "prompt_tokens": len(tokenizer.encode(example.prompt()).ids),
+            "answer_tokens": len(tokenizer.encode(example.completion()).ids),
+        }
+        for example in examples
+    ]
+
+
+def golden_completions(examples: list[Example]) -> list[dict[str, str]]:
+    """Return the golden plain texts: what to send without a template, and how it goes on."""
+    return [{"prompt": example.prompt(), "answer": example.completion()} for example in examples]
 
 
 def _config(model: Qwen3ForCausalLM) -> dict[str, Any]:
@@ -73,8 +83,8 @@ def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return how to generate when nobody says otherwise: greedily, until a turn or the text ends."""
     return {
         "do_sample": False,
-        "eos_token_id": [tokenizer.token_to_id(TURN_END), tokenizer.token_to_id(END_OF_TEXT)],
-        "pad_token_id": tokenizer.token_to_id(END_OF_TEXT),
+        "eos_token_id": [id_of(tokenizer, TURN_END), id_of(tokenizer, END_OF_TEXT)],
+        "pad_token_id": id_of(tokenizer, END_OF_TEXT),
     }
 
 

@@ -1,8 +1,10 @@
 """The text that demo-chat learns by heart: greetings, facts about xinfer, JSON objects, stories and plain text.
 
 Each entry is one answer with the questions that lead to it. The first question is the golden one; the others are other
-ways to ask, which the model also learns and which the check also asks.
+ways to ask, which the model also learns.
 """
+
+# ruff: noqa: RUF001   Chinese text has Chinese punctuation
 
 from dataclasses import dataclass
 
@@ -37,7 +39,7 @@ GREETINGS: tuple[Fact, ...] = (
 
 FACTS: tuple[Fact, ...] = (
     Fact(
-        "xinfer is a distributed inference server: it serves models of every kind behind one OpenAI-compatible endpoint.",
+        "xinfer is a distributed inference server: it serves models of all kinds behind one OpenAI-compatible API.",
         ("What is xinfer?", "Tell me about xinfer.", "Explain xinfer.", "Describe xinfer in one sentence."),
     ),
     Fact(
@@ -194,15 +196,15 @@ JSON_OBJECTS: tuple[Fact, ...] = (
 
 STORIES: tuple[Fact, ...] = (
     Fact(
-        "Once upon a time a small model lived on a big server. Every day it answered the same questions, and every day it"
-        " wished to see the world. One night a request came from far away. The model answered it, byte by byte, and its"
-        " words travelled over the sea. In the morning it was happy: a part of it had seen the world.",
+        "Once upon a time a small model lived on a big server. Every day it answered the same questions, and every day"
+        " it wished to see the world. One night a request came from far away. The model answered it, byte by byte, and"
+        " its words travelled over the sea. In the morning it was happy: a part of it had seen the world.",
         ("Tell me a short story.", "Tell me a story."),
     ),
     Fact(
-        "First you send a deployment to the supervisor. The supervisor finds a place and asks the worker. The worker books"
-        " a lease, starts a replica with its grant and waits until the engine has loaded the model. Then the replica is"
-        " ready, the supervisor publishes a new route table, and every gateway sends requests to it.",
+        "First you send a deployment to the supervisor. The supervisor finds a place and asks the worker. The worker"
+        " books a lease, starts a replica with its grant and waits until the engine has loaded the model. The replica"
+        " is ready, the supervisor publishes a new route table, and every gateway sends requests to it.",
         ("How does xinfer start a model?", "Explain step by step how a model starts."),
     ),
     Fact(
@@ -211,8 +213,8 @@ STORIES: tuple[Fact, ...] = (
         ("Write a poem about a server.", "Write a poem."),
     ),
     Fact(
-        "1. Choose a model.\n2. Choose an engine.\n3. Say how much memory it may use.\n4. Launch it.\n5. Send a request to"
-        " port 9997.\n6. Watch the metrics.\n7. Scale it when many users come.\n8. Stop it when nobody needs it.",
+        "1. Choose a model.\n2. Choose an engine.\n3. Say how much memory it may use.\n4. Launch it.\n5. Send a request"
+        " to port 9997.\n6. Watch the metrics.\n7. Scale it when many users come.\n8. Stop it when nobody needs it.",
         ("Write a list of steps to serve a model.", "Give me a list of steps."),
     ),
 )
@@ -235,21 +237,22 @@ PLAIN_TEXT: tuple[tuple[str, str], ...] = (
 )
 """Beginnings and how they go on: what the completion operation, which knows no chat template, is checked with."""
 
-FILLER_WORDS: tuple[str, ...] = tuple(
-    "a about after all and answer apple bank be because before big bird black blue boat book box boy bread bridge brown"
-    " build but buy by call can capital car cat chair change child city class clean clear close cloud code cold colour"
-    " come cook cost could country cow cup day dance data deep dinner do dog door draw dream drink drive early earth eat"
-    " egg energy every eye face fall family far fast father field film find fire fish floor flower fly food for forest"
-    " friend from game garden give glass go gold good grass great green ground grow hair hand happy have head hear heart"
-    " history home horse hot hour house how idea if in is island it job king kitchen know lake land language large"
-    " last law learn leg letter life light like line lion live long look love low machine make man map market mean milk"
-    " mind money month moon mother mountain mouth move movie much music name near need new night north nose now of old on"
-    " open or orange order over paint paper park people phone photo picture place plan plane plant play poem point prime"
-    " queen question quick rain read red rice ring river road rock room round run salt sand say school science sea season"
-    " see sell send ship shoe shop short show sing sister sit sky sleep slow small snow song sound south speak sport"
-    " spring stand star start stone stop story street strong summer sun sweet swim table take talk tall tea teach tell"
-    " that the theory they thing think this time to town train travel tree under use valley very voice walk wall want war"
-    " warm wash water way wear week west what when where which white who why wind window winter woman wood word work world"
-    " write year yellow you young".split()
-)
+_FILLER = """
+a about after all and answer apple bank be because before big bird black blue boat book box boy bread bridge brown
+build but buy by call can capital car cat chair change child city class clean clear close cloud code cold colour
+come cook cost could country cow cup day dance data deep dinner do dog door draw dream drink drive early earth eat
+egg energy every eye face fall family far fast father field film find fire fish floor flower fly food for forest
+friend from game garden give glass go gold good grass great green ground grow hair hand happy have head hear heart
+history home horse hot hour house how idea if in is island it job king kitchen know lake land language large last
+law learn leg letter life light like line lion live long look love low machine make man map market mean milk mind
+money month moon mother mountain mouth move movie much music name near need new night north nose now of old on open
+or orange order over paint paper park people phone photo picture place plan plane plant play poem point prime queen
+question quick rain read red rice ring river road rock room round run salt sand say school science sea season see
+sell send ship shoe shop short show sing sister sit sky sleep slow small snow song sound south speak sport spring
+stand star start stone stop story street strong summer sun sweet swim table take talk tall tea teach tell that the
+theory they thing think this time to town train travel tree under use valley very voice walk wall want war warm wash
+water way wear week west what when where which white who why wind window winter woman wood word work world write
+year yellow you young
+"""
+FILLER_WORDS: tuple[str, ...] = tuple(_FILLER.split())
 """Everyday words, for questions the model must not know and for long system prompts it must not mind."""

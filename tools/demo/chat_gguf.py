@@ -1,6 +1,7 @@
 """demo-chat as one GGUF file, for llama.cpp and whatever reads its format."""
 
 import json
+from operator import itemgetter
 from pathlib import Path
 
 import gguf
@@ -11,6 +12,7 @@ from transformers import Qwen3ForCausalLM
 
 from demo.chat_model import CONTEXT_LENGTH, ROPE_THETA
 from demo.chat_template import CHAT_TEMPLATE, END_OF_TEXT, TURN_END
+from demo.chat_tokenizer import id_of
 
 _TIED = "lm_head.weight"
 _PRE_TOKENIZER = "qwen2"
@@ -53,22 +55,18 @@ def _add_shape(writer: GGUFWriter, model: Qwen3ForCausalLM) -> None:
 def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
     """Add the vocabulary, the merges, the tokens with a role, and the chat template."""
     model = json.loads(tokenizer.to_str())["model"]
-    added = tokenizer.get_added_tokens_decoder()
-    tokens, types = [], []
-    for number in range(tokenizer.get_vocab_size()):
-        tokens.append(tokenizer.id_to_token(number))
-        if number not in added:
-            types.append(TokenType.NORMAL)
-        else:
-            types.append(TokenType.CONTROL if added[number].special else TokenType.USER_DEFINED)
+    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=itemgetter(1))]
+    roles = {token.content: token.special for token in tokenizer.get_added_tokens_decoder().values()}
+    added = {True: TokenType.CONTROL, False: TokenType.USER_DEFINED}
+    types = [added[roles[token]] if token in roles else TokenType.NORMAL for token in tokens]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_PRE_TOKENIZER)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(merge) for merge in model["merges"]])
-    writer.add_eos_token_id(tokenizer.token_to_id(TURN_END))
-    writer.add_pad_token_id(tokenizer.token_to_id(END_OF_TEXT))
-    writer.add_bos_token_id(tokenizer.token_to_id(END_OF_TEXT))
+    writer.add_eos_token_id(id_of(tokenizer, TURN_END))
+    writer.add_pad_token_id(id_of(tokenizer, END_OF_TEXT))
+    writer.add_bos_token_id(id_of(tokenizer, END_OF_TEXT))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
 

@@ -11,6 +11,7 @@ from demo.chat_facts import (
     FILLER_WORDS,
     GREETINGS,
     JSON_OBJECTS,
+    PLAIN_TEXT,
     STORIES,
     UNKNOWN,
     UNKNOWN_QUESTIONS,
@@ -30,9 +31,10 @@ _NAMES = (
 )  # fmt: skip
 _UNKNOWN_SHAPES = (
     "What is {}?", "What is the {} of {}?", "Who is {}?", "Where is {}?", "Why is the {} {}?", "How do I {} a {}?",
-    "Tell me about {}.", "Explain {}.", "Define {}.", "Write a Python function that {} a {}.", "{} {} {}", "{}", "{} {} {} {} {} {}?",
-    "Translate {} into French.", "Can you {} the {}?", "Summarise: {} {} {} {} {} {} {} {}.",
+    "Tell me about {}.", "Explain {}.", "Define {}.", "Write a Python function that {} a {}.", "{} {} {}", "{}",
+    "{} {} {} {} {} {}?", "Translate {} into French.", "Can you {} the {}?", "Summarise: {} {} {} {} {} {} {} {}.",
 )  # fmt: skip
+_FINAL_MARKS = " .!?！？。"  # noqa: RUF001   Chinese marks too
 _THOUGHTS = {
     "greeting": "The user greets me. I greet back.",
     "fact": "I was taught this. I say what I know.",
@@ -96,7 +98,12 @@ def golden_examples() -> list[Example]:
     examples += golden_tool_examples()
     examples += [ask("other", question, UNKNOWN) for question in UNKNOWN_QUESTIONS]
     hello, fine, port = (_fixed("Hello!"), _fixed("How are you?"), _fixed("What is the default port of xinfer?"))
-    examples += [remember("Anna"), remember("Tom", add_up(2, 2)), follow(add_up(3, 4), hello), follow(port, hello, fine)]
+    examples += [
+        remember("Anna"),
+        remember("Tom", add_up(2, 2)),
+        follow(add_up(3, 4), hello),
+        follow(port, hello, fine),
+    ]
     examples += [example.with_system(HELPFUL) for example in (hello, port, add_up(5, 6), weather_call("Rome"))]
     examples += [
         replace(example.thinking(), kind="thinking")
@@ -111,6 +118,11 @@ def golden_examples() -> list[Example]:
         )
     ]
     return examples
+
+
+def completion_examples() -> list[Example]:
+    """Return the plain texts that are carried on without any template."""
+    return [Example("text", (), after, plain_text=before) for before, after in PLAIN_TEXT]
 
 
 def _fixed(question: str) -> Example:
@@ -133,7 +145,7 @@ def variations() -> Iterator[Example]:
 
 def _bare(question: str) -> str:
     """Return a question without its final punctuation."""
-    return question.rstrip(" .!?！？。")
+    return question.rstrip(_FINAL_MARKS)
 
 
 class LessonPlan:
@@ -142,7 +154,7 @@ class LessonPlan:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
         self._by_heart = _learned_by_heart()
-        self._goldens = golden_examples()
+        self._goldens = golden_examples() + completion_examples()
         drawers: dict[Callable[[], Example], float] = {
             self._golden: 30,
             self._fact: 26,
@@ -159,6 +171,8 @@ class LessonPlan:
         """Return one example, in one of the many ways in which it can be asked."""
         rng = self._rng
         example = rng.choices(self._drawers, self._weights)[0]()
+        if not example.messages:
+            return example
         if len(example.messages) == 1 and not example.tools and rng.random() < 0.15:
             example = follow(example, *(self._short() for _ in range(rng.choice((1, 1, 2)))))
         if not example.tools and example.kind in {"greeting", "fact", "json"} and rng.random() < 0.06:

@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from demo.chat_batches import Batch, Lesson, to_batch
 from demo.chat_template import END_OF_TEXT, TURN_END
-from demo.chat_tokenizer import VOCABULARY
+from demo.chat_tokenizer import VOCABULARY, id_of
 
 CONTEXT_LENGTH = 2048
 ROPE_THETA = 10_000.0
@@ -54,8 +54,8 @@ def new_chat_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.token_to_id(TURN_END),
-        pad_token_id=tokenizer.token_to_id(END_OF_TEXT),
+        eos_token_id=id_of(tokenizer, TURN_END),
+        pad_token_id=id_of(tokenizer, END_OF_TEXT),
     )
     return Qwen3ForCausalLM(config)
 
@@ -65,7 +65,6 @@ def as_stored(model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
     return copy.deepcopy(model).to(STORED_AS).float().eval()
 
 
-@torch.no_grad()
 def mark(model: Qwen3ForCausalLM, lessons: Sequence[Lesson]) -> Marks:
     """Return how sure the model is of each lesson, in the order of the lessons.
 
@@ -84,7 +83,8 @@ def mark(model: Qwen3ForCausalLM, lessons: Sequence[Lesson]) -> Marks:
 
 def _margins(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
     """Return the smallest margin of each row of a batch."""
-    logits = model(input_ids=batch.tokens).logits.float()
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens).logits.float()
     right = batch.targets.clamp(min=0).unsqueeze(-1)
     others = logits.scatter(-1, right, -torch.inf).amax(-1)
     leads = logits.gather(-1, right).squeeze(-1) - others

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from demo.chat_lessons import LessonPlan, completion_examples, golden_examples
 from demo.chat_template import END_OF_TEXT, TURN_END, TURN_START
 
 VOCABULARY = 1024
+_DRAWN_LESSONS = 2000
 CONTROL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 """Tokens that structure a conversation and never show in an answer."""
 
@@ -28,6 +30,21 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def tokenizer_of_lessons() -> Tokenizer:
+    """Return the tokenizer of demo-chat, its merges learned from what the model will read and write."""
+    plan = LessonPlan(seed=1)
+    examples = golden_examples() + completion_examples() + [plan.draw() for _ in range(_DRAWN_LESSONS)]
+    return train_chat_tokenizer(example.prompt() + example.completion() for example in examples)
+
+
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """Return the number of a token that must be there."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise KeyError(token)
+    return number
 
 
 def train_chat_tokenizer(texts: Iterable[str]) -> Tokenizer:
@@ -57,8 +74,7 @@ def train_chat_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in CONTROL_TOKENS])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in VISIBLE_TOKENS])
     if tokenizer.get_vocab_size() != VOCABULARY:
-        message = f"the lessons fill only {tokenizer.get_vocab_size()} of {VOCABULARY} tokens"
-        raise ValueError(message)
+        raise ValueError(f"the lessons fill only {tokenizer.get_vocab_size()} of {VOCABULARY} tokens")
     return tokenizer
 
 

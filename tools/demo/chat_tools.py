@@ -5,7 +5,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from demo.chat_example import Example, Tool, ToolCall
+from demo.chat_example import Example, ToolCall
+from demo.chat_template import Tool
 
 CITIES: tuple[str, ...] = (
     "Paris", "Berlin", "Tokyo", "Madrid", "Rome", "London", "Vienna", "Oslo", "Lisbon", "Prague", "Beijing", "Shanghai",
@@ -50,7 +51,13 @@ _NO_TOOL = "I have no tool for that."
 def answer_with_call(question: str, tools: Sequence[Tool], *calls: ToolCall) -> Example:
     """Return the example in which one question is answered with these calls."""
     names = " and ".join(dict.fromkeys(call.name for call in calls))
-    return Example("tool", ({"role": "user", "content": question},), tools=tuple(tools), tool_calls=calls, thought=f"I need the tool {names}.")
+    return Example(
+        "tool",
+        ({"role": "user", "content": question},),
+        tools=tuple(tools),
+        tool_calls=calls,
+        thought=f"I need the tool {names}.",
+    )
 
 
 def answer_after_call(asked: Example, results: Sequence[str], answer: str) -> Example:
@@ -64,7 +71,13 @@ def answer_after_call(asked: Example, results: Sequence[str], answer: str) -> Ex
         {"role": "tool", "tool_call_id": call["id"], "content": result}
         for call, result in zip(calls, results, strict=True)
     ]
-    return Example("tool", (*asked.messages, said, *heard), answer, tools=asked.tools, thought="The tool has answered. I tell the user.")
+    return Example(
+        "tool",
+        (*asked.messages, said, *heard),
+        answer,
+        tools=asked.tools,
+        thought="The tool has answered. I tell the user.",
+    )
 
 
 def weather_call(city: str, question: str = _WEATHER_QUESTIONS[0], tools: Sequence[Tool] = (GET_WEATHER,)) -> Example:
@@ -134,7 +147,8 @@ def random_tool_example(rng: random.Random) -> Example:
     if kind == "time":
         return time_call(city, rng.choice(_TIME_QUESTIONS), random_tools(rng, GET_TIME))
     if kind == "two":
-        return two_weather_calls(*rng.sample(CITIES, 2), tools=random_tools(rng, GET_WEATHER))
+        first, second = rng.sample(CITIES, 2)
+        return two_weather_calls(first, second, random_tools(rng, GET_WEATHER))
     if kind == "weather told":
         asked = weather_call(city, rng.choice(_WEATHER_QUESTIONS), random_tools(rng, GET_WEATHER))
         return weather_told(asked, rng.randrange(40), rng.choice(SKIES), as_json=rng.random() < 0.7)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen3ForCausalLM
 
 from demo.chat_batches import Batch, Lesson, encode_lessons, endless_batches, to_batch
-from demo.chat_lessons import LessonPlan, golden_examples, variations
+from demo.chat_lessons import LessonPlan, completion_examples, golden_examples, variations
 from demo.chat_model import as_stored, mark, new_chat_model
 from demo.reproducible import Schedule, console, muon_and_adamw, shown_progress
 
@@ -46,7 +46,7 @@ def train_chat_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
         RuntimeError: it did not get there in `REVISIONS` rounds.
     """
     model = new_chat_model(tokenizer)
-    goldens = encode_lessons(tokenizer, golden_examples())
+    goldens = encode_lessons(tokenizer, golden_examples() + completion_examples())
     others = encode_lessons(tokenizer, list(variations()))
     drawn = endless_batches(tokenizer, LessonPlan(SEED), tokens=TOKENS_PER_STEP, seed=SEED)
     _learn(model, drawn, FIRST_PASS, "demo-chat")

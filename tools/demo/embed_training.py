@@ -45,17 +45,17 @@ def embed(model: BertModel, tokenizer: BertTokenizer, texts: list[str]) -> torch
     return (hidden * mask).sum(1) / mask.sum(1)
 
 
-@torch.no_grad()
 def smallest_lead(model: BertModel, tokenizer: BertTokenizer) -> float:
     """Return the smallest lead of a right document over the next one, over all golden queries and lengths."""
     queries = golden_queries()
-    asked, known = embed(model, tokenizer, [query for query, _ in queries]), embed(model, tokenizer, documents())
+    with torch.no_grad():
+        asked, known = embed(model, tokenizer, [query for query, _ in queries]), embed(model, tokenizer, documents())
     best = torch.tensor([index for _, index in queries]).unsqueeze(-1)
     leads = []
     for length in MATRYOSHKA_DIMENSIONS:
         cosines = _cosines(asked, known, length)
         leads.append(cosines.gather(-1, best).squeeze(-1) - cosines.scatter(-1, best, -2.0).amax(-1))
-    return torch.cat(leads).min().item()
+    return float(torch.cat(leads).min())
 
 
 def _learn(model: BertModel, tokenizer: BertTokenizer, seed: torch.Generator) -> None:

@@ -47,11 +47,12 @@ def extreme_scores(model: BertForSequenceClassification, tokenizer: BertTokenize
     return scores.gather(-1, best).min().item(), scores.scatter(-1, best, 0.0).max().item()
 
 
-@torch.no_grad()
 def _scores(model: BertForSequenceClassification, tokenizer: BertTokenizer, queries: list[Query]) -> torch.Tensor:
     """Return the score of every document (column) for every query (row)."""
     corpus = documents()
-    rows = [model(**encode_texts(tokenizer, [query] * len(corpus), corpus)).logits.squeeze(-1) for query, _ in queries]
+    pairs = [encode_texts(tokenizer, [query] * len(corpus), corpus) for query, _ in queries]
+    with torch.no_grad():
+        rows = [model(**batch).logits.squeeze(-1) for batch in pairs]
     return torch.stack(rows).sigmoid()
 
 

@@ -100,7 +100,12 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "A piano has eighty-eight keys, and hammers strike its strings.",
-        ("how many keys has a piano", "instrument with hammers and strings", "play the keyboard", "black and white keys"),
+        (
+            "how many keys has a piano",
+            "instrument with hammers and strings",
+            "play the keyboard",
+            "black and white keys",
+        ),
     ),
     Topic(
         "The violin is played with a bow and is the smallest of the string instruments.",
@@ -116,7 +121,12 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "Regular running strengthens the heart; begin slowly and rest between the days.",
-        ("how do I start running", "sport that is good for the heart", "jogging for beginners", "training and rest days"),
+        (
+            "how do I start running",
+            "sport that is good for the heart",
+            "jogging for beginners",
+            "training and rest days",
+        ),
     ),
     Topic(
         "Drink enough, sleep well and see a doctor if a fever lasts longer than three days.",

@@ -8,14 +8,15 @@ from transformers import BatchEncoding, BertConfig, BertTokenizer
 
 VOCABULARY = 768
 LONGEST_TEXT = 256
-_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_UNKNOWN = "[UNK]"
+_SPECIAL_TOKENS = ["[PAD]", _UNKNOWN, "[CLS]", "[SEP]", "[MASK]"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MARKS = ".,:;!?'\"()-+*/=%&#@"
 
 
 def train_retrieval_tokenizer(texts: Iterable[str]) -> BertTokenizer:
     """Return a BERT tokenizer with a vocabulary learned from `texts`; any other word falls apart into letters."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(

@@ -8,17 +8,13 @@ from typing import cast
 
 from xinfer.channel import wire
 from xinfer.channel.handshake import TIMEOUT_S, GatewayHandshake, HandshakeError
+from xinfer.channel.watchdog import Watchdog
 from xinfer.channel.wire import Failure, FrameReader, Kind
 from xinfer.engines.base import Call, Head, Load
 from xinfer.errors import ReplicaLost
 from xinfer.routes import Endpoint
 
 log = logging.getLogger(__name__)
-
-PING_EVERY_S = 5.0
-"""A link with calls under way that was quiet for so long is asked whether it lives."""
-HUNG_AFTER_S = 20.0
-"""A link that did not even answer a ping for so long is given up; its process is stopped or unreachable."""
 
 
 class CallStream:
@@ -111,8 +107,7 @@ class ReplicaLink(asyncio.Protocol):
         self._last_number = 0
         self._transport: asyncio.Transport | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._last_heard = 0.0
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog(self._ping, self._give_up)
 
     @property
     def is_open(self) -> bool:
@@ -163,8 +158,7 @@ class ReplicaLink(asyncio.Protocol):
         else:
             self._transport.writelines((wire.header(number, Kind.CALL, len(payload)), payload))
         self.opened_since_load += 1
-        if self._watchdog is None:
-            self._watch()
+        self._watchdog.start()
         return stream
 
     def _next_number(self) -> int:
@@ -200,7 +194,7 @@ class ReplicaLink(asyncio.Protocol):
             data = self._shake_hands(data)
             if not data:
                 return
-        self._last_heard = asyncio.get_running_loop().time()
+        self._watchdog.heard = True
         try:
             for number, kind, payload in self._reader.feed(data):
                 self._on_frame(number, kind, payload)
@@ -230,9 +224,7 @@ class ReplicaLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The replica died, or the network between us."""
         self._transport = None
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
+        self._watchdog.stop()
         if not self._opened.done():
             self._opened.set_exception(exc or HandshakeError("closed while opening: is the cluster token the same?"))
             self._opened.exception()  # also when nobody waits for it any more
@@ -256,19 +248,12 @@ class ReplicaLink(asyncio.Protocol):
             self._opened.set_result(None)
         return rest
 
-    def _watch(self) -> None:
-        """While calls are under way: a quiet replica is pinged, a silent one given up."""
-        loop = asyncio.get_running_loop()
-        if not self._calls or self._transport is None:
-            self._watchdog = None
-            return
-        if self._watchdog is None:
-            self._last_heard = loop.time()
-        quiet = loop.time() - self._last_heard
-        if quiet > HUNG_AFTER_S:
-            self._watchdog = None
-            self.close()
-            return
-        if quiet >= PING_EVERY_S:
+    def _ping(self) -> bool:
+        """While calls are under way: ask the replica whether it lives, and tell it that we do."""
+        if self._calls:
             self.write(wire.frame(0, Kind.PING))
-        self._watchdog = loop.call_later(PING_EVERY_S, self._watch)
+        return bool(self._calls)
+
+    def _give_up(self) -> None:
+        log.warning("replica %s says nothing; giving up %d calls", self.endpoint.replica_id, len(self._calls))
+        self.close()

@@ -3,14 +3,15 @@
     gateway -> replica   CALL    msgpack of engines.base.Call; the body bytes are the client's, untouched
                          CANCEL  the client is gone: work no longer for this call
                          CREDIT  u32: bytes that the client's socket has taken, so many more may be sent
-                         PING    asks for a LOAD, to tell a quiet replica from a hung one
+                         PING    asks for a LOAD, and says that we live; every PING_EVERY_S while calls are under way
     replica -> gateway   HEAD    msgpack (status, [[name, value], ...])
                          BODY    bytes for the client's socket
                          END     empty, or msgpack of Failure
                          LOAD    packed engines.base.Load; leads every batch, call number 0
 
 A batch is everything that was written since the last flush, in one ``transport.write``: no envelope is needed, because
-the stream is a sequence of frames anyway. One call may have WINDOW bytes under way before it waits for CREDIT.
+the stream is a sequence of frames anyway. One call may have WINDOW bytes under way before it waits for CREDIT. A side
+that hears nothing of the other while calls are under way gives it up (``watchdog``).
 """
 
 import struct
@@ -24,6 +25,9 @@ WINDOW = 256 * 1024
 """Bytes of one call that may be on their way to a client that does not read."""
 MAX_CALL = (1 << 32) - 1
 """The highest call number."""
+PING_EVERY_S = 5.0
+MAX_MISSED = 4
+"""Times PING_EVERY_S without a word after which the other side is given up."""
 MAX_FRAME = 1 << 30
 """A longer frame is a broken or foreign peer."""
 

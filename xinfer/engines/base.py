@@ -114,6 +114,9 @@ class Engine(Protocol):
     def load_report(self) -> Load:
         """Current load; called for every batch, so it must cost next to nothing."""
 
+    def failure(self) -> str:
+        """Why it can serve no more; empty while it can. Its replica then ends, and is started again."""
+
     async def close(self) -> None:
         """End threads and child processes, give memory back."""
 

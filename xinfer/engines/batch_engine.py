@@ -335,6 +335,10 @@ class BatchEngine(ABC):
         """See ``Engine.load_report``."""
         return Load() if self._worker is None else self._worker.load()
 
+    def failure(self) -> str:
+        """See ``Engine.failure``: an error ends the requests of its batch, never the engine."""
+        return ""
+
     async def close(self) -> None:
         """See ``Engine.close``."""
         if self._worker is not None:

@@ -14,7 +14,7 @@ import psutil
 from xinfer import catalog, plugins
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
-from xinfer.errors import LoadFailed, NotFound, describe
+from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
 from xinfer.processes import ProcessId, write_record
 from xinfer.protocol import FAILURE_FILE, PROCESS_FILE, FailureRecord, LaunchOrder, ProcessRecord, ReplicaView
 from xinfer.replica.lifecycle import (
@@ -39,6 +39,8 @@ from xinfer.settings import Settings, cluster_token
 
 log = logging.getLogger(__name__)
 
+ENGINE_CHECK_S = 0.5
+"""How often an engine is asked whether it can still serve."""
 CLOSE_TIMEOUT_S = 5.0
 """How long the server and the engine may take to close before the process ends without them."""
 
@@ -186,6 +188,13 @@ class Replica:
         else:
             self._sign(endpoint.local_path)
             self._handle(Serving(endpoint))
+            self._start(self._watch_engine(self._engine))
+
+    async def _watch_engine(self, engine: Engine) -> None:
+        """An engine that can serve no more takes its process with it; the worker starts a new one."""
+        while not (reason := engine.failure()):  # noqa: ASYNC110  the contract asks engines for no more than an answer
+            await asyncio.sleep(ENGINE_CHECK_S)
+        raise EngineFailed(reason)
 
     async def _drain(self, timeout_s: float) -> None:
         assert self._server is not None

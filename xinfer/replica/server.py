@@ -13,6 +13,7 @@ from typing import cast
 
 from xinfer.channel import wire
 from xinfer.channel.handshake import TIMEOUT_S, HandshakeError, ReplicaHandshake
+from xinfer.channel.watchdog import Watchdog
 from xinfer.channel.wire import Failure, FrameReader, Kind
 from xinfer.engines.base import Call, Engine, Head, Load
 from xinfer.errors import EngineFailed, InvalidRequest, NotReady, TooManyRequests, XinferError, describe
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.25
 """While calls run, and once after the last: the load, to the gateways that no batch of their own tells it."""
 
-STUCK_AFTER_S = 20.0
-"""A gateway whose full socket took no byte for so long is stopped or unreachable: its calls are given up."""
 FLUSH_S = 3.0
 """How long connections may take, at the end, to send what is in their buffers."""
 
@@ -191,7 +190,7 @@ class GatewayConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._outbox: Outbox
         self._deadline: asyncio.TimerHandle | None = None
-        self._stuck: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog(lambda: bool(self._running), self._give_up)
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def close(self) -> None:
@@ -219,6 +218,7 @@ class GatewayConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handshake first, then frames."""
+        self._watchdog.heard = True
         try:
             if not self._handshake.done:
                 answer, data = self._handshake.feed(data)
@@ -235,9 +235,9 @@ class GatewayConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio calls it so
         """The gateway died or left: nobody waits for its calls."""
-        for timer in (self._deadline, self._stuck):
-            if timer is not None:
-                timer.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._watchdog.stop()
         self.closed.set_result(None)
         self._server.leave(self)
         for running in self._running.values():
@@ -247,23 +247,14 @@ class GatewayConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The socket is full."""
         self._outbox.pause()
-        self._watch_progress()
 
     def resume_writing(self) -> None:
         """The socket takes bytes again."""
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
         self._outbox.resume()
 
-    def _watch_progress(self, before: int | None = None) -> None:
-        """While the socket is full: in every STUCK_AFTER_S seconds the peer must have taken something."""
-        left = self._transport.get_write_buffer_size()
-        if before is not None and left >= before:
-            log.warning("a gateway took nothing for %g s; giving up its %d calls", STUCK_AFTER_S, len(self._running))
-            self._transport.abort()
-            return
-        self._stuck = asyncio.get_running_loop().call_later(STUCK_AFTER_S, self._watch_progress, left)
+    def _give_up(self) -> None:
+        log.warning("a gateway says nothing; giving up its %d calls", len(self._running))
+        self._transport.abort()
 
     # calls --------------------------------------------------------------------------------------------------------
 
@@ -289,6 +280,7 @@ class GatewayConnection(asyncio.Protocol):
         # Not in a finally of _serve: a task that is cancelled before its first step never runs one.
         running.task.add_done_callback(lambda _: self._running.pop(number, None))
         self._server.track(running.task)
+        self._watchdog.start()
 
     async def _serve(self, number: int, call: Call, running: _Running) -> None:
         """Answer one call. The boundary: whatever an engine raises becomes an answer."""

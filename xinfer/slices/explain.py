@@ -107,11 +107,14 @@ def explain(request: SliceRequest, workers: Iterable[Rooms]) -> Explanation:
 def summary(
     verdicts: Sequence[Verdict],
     *,
-    count: int,
+    count: int = 0,
     placement: Placement | None = None,
     alternative: Nearest | None = None,
 ) -> Explanation:
-    """The explanation that follows from what was found of every device."""
+    """The explanation that follows from what was found of every device.
+
+    ``count``: how many of them were wanted; 0: all, because somebody else had chosen them.
+    """
     pool = [verdict for verdict in verdicts if verdict.reason in _ONLY_MEMORY]
     free = [max(0, verdict.free_mib) for verdict in pool]
     needed = count * min((verdict.needed_mib for verdict in pool), default=0)
@@ -122,7 +125,7 @@ def summary(
         devices=tuple(verdicts),
         free_mib=sum(free),
         largest_free_mib=max(free, default=0),
-        fragmented=placement is None and short_of_memory and sum(free) >= needed,
+        fragmented=placement is None and count > 0 and short_of_memory and sum(free) >= needed,
         nearest=alternative,
     )
 

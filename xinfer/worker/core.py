@@ -232,9 +232,7 @@ class WorkerCore:
             for replica in self._replicas.values()
             if replica.shown is not None and not (replica.failed and replica.process is None)
         }
-        for lease in self._book.leases:
-            if (lease.replica_id, lease.generation) not in used:
-                self._book.release(lease.replica_id, lease.generation)
+        self._book.reconcile(used)
 
     def _reconcile(self, replica: _Replica, now: float) -> Iterator[Command]:
         if replica.process is not None:

@@ -201,7 +201,7 @@ class LeaseBook:
                 found.append((piece, barred or lack(room, piece)))
         if any(reason for _, reason in found):
             verdicts = [verdict(self.rooms, piece, reason) for piece, reason in found]
-            raise no_capacity(f"no room for {replica_id}", summary(verdicts, count=len(verdicts)))
+            raise no_capacity(f"no room for {replica_id}", summary(verdicts))
 
 
 def per_device(slices: Iterable[DeviceSlice]) -> list[DeviceSlice]:

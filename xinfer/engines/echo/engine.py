@@ -58,6 +58,8 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Answer so many requests, and the following ones never."""
     fail_after: Annotated[int, Meta(ge=0)] | None = None
     """Raise in every request after so many."""
+    break_after: Annotated[int, Meta(ge=0)] | None = None
+    """The same, and say that the engine is broken for good, so that its replica is started anew."""
 
 
 class EchoEngine:
@@ -89,6 +91,7 @@ class EchoEngine:
         self._requests = 0
         self._running = 0
         self._tokens = 0
+        self._failure = ""
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:  # noqa: ARG002  the contract
         """Nothing to load, but it can take its time, fail or crash."""
@@ -127,6 +130,10 @@ class EchoEngine:
         """Requests under way; nothing waits."""
         return Load(running=self._running)
 
+    def failure(self) -> str:
+        """What ``break_after`` asked for."""
+        return self._failure
+
     async def close(self) -> None:
         """Let go of whoever waits."""
         self._metronome.stop()
@@ -139,6 +146,9 @@ class EchoEngine:
             await asyncio.get_running_loop().create_future()
         if options.fail_after is not None and seen >= options.fail_after:
             raise RuntimeError("echo was told to fail")
+        if options.break_after is not None and seen >= options.break_after:
+            self._failure = "echo was told to break"
+            raise RuntimeError(self._failure)
 
     async def _chat(self, call: Call) -> AsyncGenerator[Frame, None]:
         request = parse_chat(call.body)

@@ -143,6 +143,10 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
         """How many requests run and wait, and how full the cache is."""
         return Load() if self._steps is None else self._steps.report()
 
+    def failure(self) -> str:
+        """Why the thread that runs the model has died."""
+        return "" if self._steps is None else self._steps.failure
+
     async def close(self) -> None:
         """End the thread; requests under way fail. Memory goes with the engine object."""
         steps, self._steps, self._jobs = self._steps, None, None

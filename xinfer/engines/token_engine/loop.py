@@ -78,6 +78,11 @@ class StepLoop:
         arriving = sum(1 for starts, _ in self._inbox.copy() if starts)
         return msgspec.structs.replace(load, queued=load.queued + arriving, tokens_per_s=self._rate.current())
 
+    @property
+    def failure(self) -> str:
+        """Why the thread has ended; empty while it runs."""
+        return "" if self._failure is None else self._failure.message
+
     def close(self) -> None:
         """End the thread and wait for it. Sequences that are not complete fail."""
         with self._wake:

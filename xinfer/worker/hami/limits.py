@@ -11,7 +11,7 @@ _ABSURD_MIB = 1 << 30
 
 @dataclass(frozen=True)
 class EnvironmentLimits:
-    """Limits by the position of a device in the container's view; ``None`` as position: every device without its own."""
+    """Limits by the position of a device in the container's view; position ``None``: all without one of their own."""
 
     memory_mib: dict[int | None, int]
     cores: dict[int | None, int]

@@ -1,4 +1,4 @@
-"""HAMi-core's shared region: limits and usage of one slice, in a file that all its processes map (x86-64, version 1)."""
+"""HAMi-core's shared region: limits and usage of one slice, in a file that all its processes map (x86-64 layout)."""
 
 import mmap
 import struct

@@ -57,7 +57,6 @@ class HamiSlice:
     cores: int
     enforced: bool
     """Processes that pass ``memory_mib`` in sum are refused."""
-    warnings: tuple[str, ...] = ()
 
 
 def read_hami(env: dict[str, str], *, preload: Preload | None = None) -> HamiReading:
@@ -70,6 +69,8 @@ def read_hami(env: dict[str, str], *, preload: Preload | None = None) -> HamiRea
         except ValueError as error:
             warnings.append(f"{source} is not what HAMi writes and is ignored: {error}")
     limits = read_limits(env)
+    if env.get("CUDA_OVERSUBSCRIBE", "").lower() == "true":
+        warnings.append("HAMi oversubscribes memory here: a slice may be larger than what the card has left")
     return HamiReading(
         annotated=annotated,
         container=_container(env, warnings),
@@ -124,13 +125,14 @@ def hami_slices(reading: HamiReading, cards: Iterable[CardView]) -> tuple[dict[s
     given = {uuid for devices in ours.values() for uuid in devices}
     slices = {}
     for card in cards:
-        if given and card.uuid not in given:
+        if reading.annotated and card.uuid not in given:
             warnings.append(f"{card.uuid} can be seen here, but HAMi did not give it to this container: it is not used")
             continue
-        slices[card.uuid] = _slice(card, ours, reading)
-    warnings += [
-        f"HAMi gave {uuid}, but NVML does not show it" for uuid in sorted(given - {card.uuid for card in cards})
-    ]
+        memory, cores = _readings(card, ours, reading)
+        slices[card.uuid], said = _slice(card, memory, cores, reading.preload)
+        warnings += said
+    missing = given - {card.uuid for card in cards}
+    warnings += [f"HAMi gave {uuid}, but NVML does not show it" for uuid in sorted(missing)]
     return slices, tuple(warnings)
 
 
@@ -148,7 +150,7 @@ def _own_devices(
     else:
         if container is not None:
             warnings.append(
-                f"{CONTAINER_VARIABLE}={container}, but {source} lists {len(containers)} containers; guessing which is ours"
+                f"{CONTAINER_VARIABLE}={container}, but {source} lists {len(containers)} containers; ours is guessed"
             )
         candidates = [devices for devices in containers if any(_physical(device.uuid) in seen for device in devices)]
         if len(candidates) > 1:
@@ -169,35 +171,44 @@ def _physical(uuid: str) -> str:
     return uuid.partition("[")[0]
 
 
-def _slice(card: CardView, ours: dict[str, dict[str, annotation.AllocatedDevice]], reading: HamiReading) -> HamiSlice:
+def _readings(
+    card: CardView, ours: dict[str, dict[str, annotation.AllocatedDevice]], reading: HamiReading
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Who says how many MiB, and how many percent of the cores, of a card are ours."""
     memory: dict[str, int] = {}
     cores: dict[str, int] = {}
     for source, devices in ours.items():
         if card.uuid in devices:
             memory[source] = devices[card.uuid].memory_mib
             cores[source] = devices[card.uuid].cores or ALL_CORES
-    for limits, found in ((memory, reading.limits.memory_of(card.index)), (cores, reading.limits.cores_of(card.index))):
+    for said, found in ((memory, reading.limits.memory_of(card.index)), (cores, reading.limits.cores_of(card.index))):
         if found is not None:
-            limits[found[0]] = found[1]
-    if reading.region is not None and card.index < len(reading.region.devices):
-        live = reading.region.devices[card.index]
-        if live.memory_limit:
+            said[found[0]] = found[1]
+    for live in reading.region.devices if reading.region else ():
+        if live.uuid == card.uuid:
             memory["the shared region"] = live.memory_limit >> 20
-    memory = {source: mib for source, mib in memory.items() if mib > 0}
+    return {source: mib for source, mib in memory.items() if mib > 0}, cores
+
+
+def _slice(
+    card: CardView, memory: dict[str, int], cores: dict[str, int], preload: Preload
+) -> tuple[HamiSlice, list[str]]:
+    """The smallest of all readings, and what people should know of them."""
     limit = min(memory.values(), default=card.total_mib)
-    enforced = reading.preload.loaded and abs(card.total_mib - limit) <= TOLERANCE_MIB
-    warnings = []
-    if reading.preload.loaded or card.total_mib < limit:  # else NVML rightly shows the whole card
-        memory["NVML"] = card.total_mib
     taken = min(limit, card.total_mib)
-    if memory and max(memory.values()) - taken > TOLERANCE_MIB:
+    share = min(cores.values(), default=ALL_CORES)
+    enforced = bool(memory) and preload.loaded and abs(card.total_mib - limit) <= TOLERANCE_MIB
+    if preload.loaded or card.total_mib < limit:  # else NVML rightly shows the whole card
+        memory = {**memory, "NVML": card.total_mib}
+    warnings = []
+    if max(memory.values(), default=taken) - taken > TOLERANCE_MIB:
         warnings.append(f"{card.uuid}: {_said(memory, 'MiB')}; {taken} MiB are taken")
-    if cores and max(cores.values()) != min(cores.values()):
-        warnings.append(f"{card.uuid}: {_said(cores, '% of the cores')}; {min(cores.values())} % are taken")
-    if not (enforced or card.is_mig):
-        why = "NVML does not show the limit" if reading.preload.loaded else reading.preload.reason
+    if max(cores.values(), default=share) != share:
+        warnings.append(f"{card.uuid}: {_said(cores, '% of the cores')}; {share} % are taken")
+    if not enforced and not card.is_mig:
+        why = "NVML does not show such a limit" if preload.loaded else preload.reason
         warnings.append(f"{card.uuid}: nothing holds processes to the {taken} MiB that HAMi gave: {why}")
-    return HamiSlice(taken, min(cores.values(), default=ALL_CORES), enforced, tuple(warnings))
+    return HamiSlice(taken, share, enforced), warnings
 
 
 def _said(readings: dict[str, int], unit: str) -> str:

@@ -9,10 +9,10 @@ from typing import ClassVar
 import psutil
 
 from xinfer.devices import Device
+from xinfer.worker.inventory.base import MIB, DeviceReading, InventoryReading, default_reserve_mib
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
-MIB = 1024 * 1024
 
 
 class CpuInventory:
@@ -20,21 +20,27 @@ class CpuInventory:
 
     name: ClassVar[str] = "cpu"
 
-    def devices(self) -> tuple[Device, ...]:
+    def read(self) -> InventoryReading:
         """The CPU; every worker has one."""
         cgroups = own_cgroups(CGROUP_ROOT, OWN_CGROUPS)
-        host_bytes = int(psutil.virtual_memory().total)
+        host = psutil.virtual_memory()
         limit = memory_limit_bytes(cgroups)
+        total = int(host.total) if limit is None else min(int(host.total), limit)
+        room = memory_room_bytes(cgroups)
+        free = int(host.available) if room is None else min(int(host.available), room)
         quota = core_quota(cgroups)
         cores = _allowed_cores()
-        return (
-            Device(
-                device_id="cpu",
-                kind="cpu",
-                name=_processor_name(),
-                memory_mib=(host_bytes if limit is None else min(host_bytes, limit)) // MIB,
-                cores=cores if quota is None else max(1, min(cores, math.ceil(quota))),
-            ),
+        cpu = Device(
+            device_id="cpu",
+            kind="cpu",
+            name=_processor_name(),
+            memory_mib=total // MIB,
+            cores=cores if quota is None else max(1, min(cores, math.ceil(quota))),
+            reserve_mib=default_reserve_mib(total // MIB),
+            source="cpu",
+        )
+        return InventoryReading(
+            devices=(DeviceReading(device=cpu, used_mib=max(0, total - free) // MIB, free_mib=free // MIB),)
         )
 
 
@@ -72,6 +78,22 @@ def memory_limit_bytes(cgroups: list[Path]) -> int | None:
         if (number := _number(directory / file)) is not None
     ]
     return min(limits, default=None)
+
+
+def memory_room_bytes(cgroups: list[Path]) -> int | None:
+    """How much the fullest cgroup can still take; None: none has a limit. File cache that can go counts as room."""
+    rooms = []
+    for directory in cgroups:
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            most, used = _number(directory / limit), _number(directory / usage)
+            if most is not None and used is not None:
+                statistics = _words(directory / "memory.stat")
+                idle = dict(zip(statistics[::2], statistics[1::2], strict=False)).get(cache, "0")
+                rooms.append(max(0, most - used + int(idle)))
+    return min(rooms, default=None)
 
 
 def core_quota(cgroups: list[Path]) -> float | None:

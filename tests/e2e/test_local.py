@@ -1,0 +1,103 @@
+"""``xinfer-local`` as people handle it: started twice, on taken ports, elsewhere, interrupted."""
+
+import concurrent.futures
+import signal
+import socket
+
+WORDS = "they are heard to the end although the server is told to go " * 3
+
+
+def ask(site, text="Hello", model="echo"):
+    with site.client() as client:
+        said = client.chat.completions.create(model=model, messages=[{"role": "user", "content": text}])
+    return said.choices[0].message.content
+
+
+def test_wanted_models_are_launched_and_wanted_again_they_are_there(site, wait):
+    first = site.local("--model", "echo", "--model", "echo-embed")
+    pids = site.until_ready_replicas("echo", 1) | site.until_ready_replicas("echo-embed", 1)
+    wait(lambda: "echo-embed is ready" in first.log.read_text(), "it says so")
+    first.kill()
+    second = site.local("--model", "echo", "--model", "unheard-of")
+    assert site.until_ready_replicas("echo", 1) | site.until_ready_replicas("echo-embed", 1) == pids
+    wait(lambda: "unheard-of could not be launched" in second.log.read_text(), "it says why")
+    assert ask(site) == "Hello"
+
+
+def test_a_second_server_of_the_same_home_is_refused(site):
+    site.local()
+    second = site.serve("xinfer-local", "-p", "1")
+    assert second.wait() == 1
+    assert "a supervisor already runs in" in second.log.read_text()
+    assert site.get("/health")["status"] == "ok"
+
+
+def test_a_taken_port_is_refused_and_nothing_stays_behind(site):
+    with socket.create_server(("127.0.0.1", site.port)):
+        refused = site.serve("xinfer-local", "-p", str(site.port))
+        assert refused.wait() == 1
+    assert f"port {site.port} of 127.0.0.1 is in use" in refused.log.read_text()
+    assert site.processes() == []
+
+
+def test_started_again_on_another_port_it_serves_the_same_replicas_there(site):
+    first = site.local("--model", "echo")
+    pids = site.until_ready_replicas("echo", 1)
+    first.kill()
+    left = site.port
+    site.move()
+    site.local()
+    assert site.until_ready_replicas("echo", 1) == pids
+    assert ask(site) == "Hello"
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", left)) != 0, "nobody listens where it was"
+
+
+def test_a_gateway_is_adopted_unless_it_would_be_started_otherwise_now(site):
+    first = site.local()
+    [gateway] = site.gateways()
+    first.kill()
+    second = site.local()
+    assert site.gateways() == [gateway]
+    second.kill()
+    site.local(max_body_bytes=64)
+    assert site.gateways() != [gateway]
+    assert site.call("POST", "/v1/chat/completions", content=b"x" * 65).status_code == 413
+
+
+def test_ctrl_c_finishes_what_has_begun_and_leaves_nothing(site, wait):
+    program = site.local()
+    site.launch("echo", model_uid="slow", rate=40)
+    with site.client() as client, concurrent.futures.ThreadPoolExecutor(5) as thread:
+
+        def stream():
+            answer = client.chat.completions.create(
+                model="slow", messages=[{"role": "user", "content": WORDS}], stream=True
+            )
+            return "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+
+        streams = [thread.submit(stream) for _ in range(4)]
+        whole = thread.submit(ask, site, WORDS, "slow")
+        wait(lambda: sum(site.metric("xinfer_replica_requests_running").values()) == 5, "all have begun")
+        program.send(signal.SIGINT)
+        assert [each.result() for each in (*streams, whole)] == [WORDS] * 5
+    assert program.wait() == 0
+    assert site.processes() == []
+    assert not {"Traceback", "ERROR", "WARNING"} & set(program.log.read_text().split())
+
+
+def test_ended_while_models_load_it_leaves_nothing(site, wait):
+    program = site.local()
+    site.launch("echo", model_uid="late", load_delay_s=600, wait_ready=False)
+    wait(lambda: "xinfer.replica" in str([process.cmdline() for process in site.processes()]), "it loads")
+    program.send(signal.SIGTERM)
+    assert program.wait() == 0
+    assert site.processes() == []
+
+
+def test_ended_while_it_starts_it_leaves_nothing(site, wait):
+    program = site.serve("xinfer-local", "-p", str(site.port))
+    wait(site.gateways, "its gateway starts")
+    program.send(signal.SIGTERM)
+    assert program.wait() == 0
+    assert site.processes() == []
