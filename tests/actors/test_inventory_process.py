@@ -133,6 +133,16 @@ def test_a_card_is_lost_and_returns(driver: FakeDriver, watching) -> None:
     assert all(each["healthy"] for each in shown["devices"])
 
 
+def test_a_card_that_is_lost_from_the_beginning(driver: FakeDriver, watching) -> None:
+    driver.show(FakeCard("GPU-a"), FakeCard("GPU-b", more=("lost",)))
+    process = watching()
+    shown = process.look()
+    assert [each["device_id"] for each in shown["devices"]] == ["GPU-a"]
+    assert "card 1 is left out" in shown["warnings"][0]
+    driver.show(FakeCard("GPU-a"), FakeCard("GPU-b"))
+    assert names(process.look()) == [("DeviceAdded", "GPU-b")]
+
+
 def test_the_driver_goes_and_comes(driver: FakeDriver, watching) -> None:
     driver.show(FakeCard("GPU-a"))
     process = watching()
@@ -216,7 +226,10 @@ def test_cuda_visible_devices_limits_the_view(driver: FakeDriver, watching) -> N
     assert shown["devices"][0]["pair_scores"] == {"GPU-a1": 10}
     shown = watching(CUDA_VISIBLE_DEVICES="").look()
     assert shown["devices"] == []
-    assert shown["reasons"]["nvidia"] == "there are 3 cards, but none is left to this process (CUDA_VISIBLE_DEVICES=)"
+    assert (
+        shown["reasons"]["nvidia"]
+        == "none of the cards that NVML shows is left to this process (CUDA_VISIBLE_DEVICES=)"
+    )
 
 
 def test_no_driver_says_so(driver: FakeDriver, watching, tmp_path: Path) -> None:

@@ -208,13 +208,11 @@ class Site:
 
         return wait_for(ready, f"{count} replicas of {uid} are READY")
 
-    def metric(self, name: str) -> dict[str, float]:
-        """Label text -> value, as one gateway sees it."""
-        lines = self.call("GET", "/metrics").text.splitlines()
-        found = [
-            line.removeprefix(name).rpartition(" ") for line in lines if line.startswith((f"{name}{{", f"{name} "))
-        ]
-        return {labels: float(value) for labels, _, value in found}
+    def running(self) -> dict[str, int]:
+        """replica_id -> requests that its engine works on, as the replicas tell the gateway."""
+        metric = "xinfer_replica_requests_running{"
+        lines = [line for line in self.call("GET", "/metrics").text.splitlines() if line.startswith(metric)]
+        return {line.split('"')[1]: int(float(line.rpartition(" ")[2])) for line in lines}
 
     def client(self) -> openai.OpenAI:
         """The official client. It never tries again by itself: a failure is to be seen."""

@@ -1,106 +1,31 @@
 """The installed commands against a server that is really there: ``xinfer-local`` with the echo engine."""
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
-import httpx
 import pytest
 
-from xinfer.processes import free_port
-
-BIN = Path(sys.executable).parent
-START_S = 60
 COMMAND_S = 120
 
 
-class Server:
-    """A running ``xinfer-local``, and the commands that talk to it."""
-
-    def __init__(self, home: Path) -> None:
-        self.port = free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("XINFER_", "XOSCAR_"))},
-            "XINFER_HOME": str(home),
-            "XINFER_TOKEN_FILE": str(home / "token"),
-            "XINFER_ENDPOINT": self.url,
-            "OMP_NUM_THREADS": "1",
-            "COLUMNS": "200",
-        }
-        self.log = home / "xinfer-local.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [str(BIN / "xinfer-local"), "-H", "127.0.0.1", "-p", str(self.port)],
-                env=self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_S
-        pause = threading.Event()
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, self.log.read_text()
-            with contextlib.suppress(httpx.TransportError):
-                health = httpx.get(f"{self.url}/ready", trust_env=False)
-                workers = httpx.get(f"{self.url}/v1/workers", trust_env=False)
-                if health.is_success and workers.is_success and workers.json():
-                    return
-            pause.wait(0.05)
-        pytest.fail(f"xinfer-local is not ready after {START_S} s:\n{self.log.read_text()}")
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(COMMAND_S)
-
-    def run(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(BIN / "xinfer"), *args],
-            env=self.env,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_S,
-        )
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(BIN / "xinfer"), *args],
-            env=self.env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def uids(self) -> list[str]:
-        return [model["id"] for model in json.loads(self.run("list", "--json").stdout)["data"]]
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("home"))
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        server.stop()
+def server(tmp_path_factory, open_site):
+    with open_site(tmp_path_factory.mktemp("cli")) as site:
+        site.local()
+        yield site
+
+
+def uids(server) -> list[str]:
+    return [model["id"] for model in json.loads(server.run("list", "--json").stdout)["data"]]
 
 
 def test_a_model_is_launched_shown_spoken_to_and_terminated(server):
     launched = server.run("launch", "echo", "-u", "parrot", "--replica", "2")
     assert launched.returncode == 0, launched.stderr
     assert "parrot is ready." in launched.stdout
-    assert server.uids() == ["parrot"]
+    assert uids(server) == ["parrot"]
 
     status = server.run("status").stdout
     assert "parrot-0" in status
@@ -162,4 +87,4 @@ def test_a_cancelled_launch_is_gone(server):
         _, complaint = launching.communicate("y\n", timeout=COMMAND_S)
     assert launching.returncode == 1
     assert "The launch of late is cancelled." in complaint
-    assert "late" not in server.uids()
+    assert "late" not in uids(server)

@@ -48,14 +48,14 @@ def test_clients_that_do_not_read_cost_no_memory_and_hold_nobody_up(site, wait):
         before = resident_mib(site)
         for _ in range(STALLED):
             stack.enter_context(stalled_stream(site))
-        wait(lambda: site.metric("xinfer_replica_requests_running")['{replica="long-0"}'] == STALLED, "all run")
+        wait(lambda: site.running()["long-0"] == STALLED, "all run")
         # Tokens of all streams are made at one beat: when this one is at its end, nothing but its client's reading
         # has kept equally long ones from being so too.
         answer = stack.enter_context(
             httpx.stream("POST", f"{site.url}/v1/chat/completions", json=long_answer(), timeout=60, trust_env=False)
         )
         assert sum(piece.count(b'"content":"') for piece in whole_events(answer)) == CHOICES * (1 + TOKENS)
-        assert site.metric("xinfer_replica_requests_running")['{replica="long-0"}'] == STALLED
+        assert site.running()["long-0"] == STALLED
         assert resident_mib(site) - before < 40, "of about 100 that nobody reads"
 
 
@@ -83,8 +83,7 @@ def test_a_replica_that_hangs_is_replaced_and_its_requests_answered(site, wait):
             model="twins", messages=[{"role": "user", "content": WORDS}], stream=True
         )
         next(iter(begun))
-        running = site.metric("xinfer_replica_requests_running")
-        [busy] = [name for name in pids if running.get(f'{{replica="{name}"}}')]
+        [busy] = [name for name, running in site.running().items() if running]
         os.kill(pids[busy], signal.SIGSTOP)
         answers = [thread.submit(ask, f"question {number}") for number in range(8)]
         assert [answer.result() for answer in answers] == [f"question {number}" for number in range(8)]

@@ -78,7 +78,7 @@ def test_ctrl_c_finishes_what_has_begun_and_leaves_nothing(site, wait):
 
         streams = [thread.submit(stream) for _ in range(4)]
         whole = thread.submit(ask, site, WORDS, "slow")
-        wait(lambda: sum(site.metric("xinfer_replica_requests_running").values()) == 5, "all have begun")
+        wait(lambda: sum(site.running().values()) == 5, "all have begun")
         program.send(signal.SIGINT)
         assert [each.result() for each in (*streams, whole)] == [WORDS] * 5
     assert program.wait() == 0

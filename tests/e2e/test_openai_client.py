@@ -6,7 +6,6 @@ import concurrent.futures
 import json
 import struct
 
-import httpx
 import openai
 import pytest
 

@@ -43,7 +43,8 @@ class SyntheticRegion:
             self.put("<3Q", start + 1160 + 48 * device, 5, 6, 70 + device)
         self.put("<i", start + 1928, status)
         self.put("<Q", start + 1936, sequence)
-        self.put("<i", 2_008_896, slot + 1)
+        (count,) = struct.unpack_from("<i", self.data, 2_008_896)
+        self.put("<i", 2_008_896, max(count, slot + 1))
 
 
 @pytest.fixture

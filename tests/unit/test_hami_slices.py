@@ -2,6 +2,8 @@ import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xinfer.worker.hami.annotation import AllocatedDevice, encode
 from xinfer.worker.hami.preload import Preload
@@ -44,10 +46,11 @@ def test_the_smallest_reading_counts_and_the_others_are_named() -> None:
         CUDA_DEVICE_SM_LIMIT="20",
     )
     assert slices == {"GPU-a": HamiSlice(1500, 20, enforced=False)}
+    shares = "XINFER_HAMI_DEVICES says 30 % of its cores, CUDA_DEVICE_SM_LIMIT says 20 % of its cores"
+    said = "XINFER_HAMI_DEVICES says 1500 MiB, CUDA_DEVICE_MEMORY_LIMIT_0 says 8000 MiB, NVML says 2000 MiB"
     assert warnings == (
-        "GPU-a: XINFER_HAMI_DEVICES says 1500 MiB, CUDA_DEVICE_MEMORY_LIMIT_0 says 8000 MiB, NVML says 2000 MiB; "
-        "1500 MiB are taken",
-        "GPU-a: XINFER_HAMI_DEVICES says 30 % of the cores, CUDA_DEVICE_SM_LIMIT says 20 % of the cores; 20 % are taken",
+        f"GPU-a: {said}; 1500 MiB are taken",
+        f"GPU-a: {shares}; 20 % are taken",
         "GPU-a: nothing holds processes to the 1500 MiB that HAMi gave: NVML does not show such a limit",
     )
 
@@ -123,3 +126,26 @@ def test_the_file_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     assert "oversubscribes" in reading.warnings[1]
     path.write_text("hami.io/vgpu-devices-allocated=unquoted\n")
     assert "cannot be read" in read_hami({"XINFER_HAMI_ANNOTATIONS": str(path)}, preload=ABSENT).warnings[0]
+
+
+mebibytes = st.integers(1, 100_000)
+
+
+@given(mebibytes, st.none() | mebibytes, st.none() | mebibytes, st.booleans())
+def test_nobody_gets_more_than_the_smallest_reading(
+    total: int, annotated: int | None, limited: int | None, loaded: bool
+) -> None:
+    env = {"XINFER_HAMI_ANNOTATIONS": "/nowhere"}
+    if annotated is not None:
+        env["XINFER_HAMI_DEVICES"] = encode(((allocated("GPU-a", annotated),),))
+    if limited is not None:
+        env["CUDA_DEVICE_MEMORY_LIMIT_0"] = f"{limited}m"
+    slices, warnings = sliced(LOADED if loaded else ABSENT, CardView("GPU-a", 0, total), **env)
+    limits = [limit for limit in (annotated, limited) if limit is not None]
+    taken = slices["GPU-a"].memory_mib
+    assert taken == min([total, *limits])
+    if max([*limits, total if loaded else taken], default=taken) - taken > 1:
+        assert any("are taken" in warning for warning in warnings)
+    if slices["GPU-a"].enforced:
+        assert loaded
+        assert abs(total - taken) <= 1

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from xinfer.devices import Device, DeviceSlice, Lease
 from xinfer.errors import Conflict, NoCapacity
 from xinfer.slices.fit import Reason
-from xinfer.slices.request import Policy, SliceRequest
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room
+from xinfer.spec import Policy
 from xinfer.worker.leases import Key, LeaseBook, per_device
 
 

@@ -12,9 +12,10 @@ from xinfer.slices import choose as choose_module
 from xinfer.slices.choose import choose
 from xinfer.slices.fit import refusal, wanted_slice
 from xinfer.slices.place import place
-from xinfer.slices.request import Policy, SliceRequest, Weights
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room, Rooms
 from xinfer.slices.score import FULL, device_score
+from xinfer.spec import Policy, Weights
 
 
 def card(index: int, **fields: object) -> Device:
@@ -95,6 +96,17 @@ def test_numa_bind_takes_all_from_one_node() -> None:
     assert chosen(SliceRequest(count=3, memory_mib=100, numa_bind=True), worker) == ["gpu-4", "gpu-0", "gpu-2"]
     assert chosen(SliceRequest(count=4, memory_mib=100, numa_bind=True), worker) is None
     assert chosen(SliceRequest(count=3, memory_mib=500, numa_bind=True), worker) is None
+
+
+def test_of_two_numa_nodes_the_better_connected_is_taken() -> None:
+    worker = rooms(
+        card(0, numa=0, pair_scores={"gpu-1": 20}),
+        card(1, numa=0),
+        card(2, numa=1, pair_scores={"gpu-3": 100}),
+        card(3, numa=1),
+    )
+    request = SliceRequest(count=2, memory_mib=1, numa_bind=True, device_policy=Policy.TOPOLOGY)
+    assert chosen(request, worker) == ["gpu-2", "gpu-3"]
 
 
 def test_replicas_are_kept_apart_by_the_physical_card() -> None:

@@ -47,6 +47,13 @@ def rooms(*devices: Device, taken: Iterable[DeviceSlice] = (), name: str = "") -
             "device gpu-0 is a NVIDIA L4, not of a type that was asked for",
         ),
         (
+            card(index=3),
+            [],
+            SliceRequest(memory_mib=1, indices=(0, 1)),
+            Reason.INDEX_MISMATCH,
+            "device gpu-3 has the index 3, which was not asked for",
+        ),
+        (
             card(uuid="GPU-a"),
             [],
             SliceRequest(memory_mib=1, uuids=("GPU-nowhere",)),

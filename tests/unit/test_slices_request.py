@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from xinfer.devices import Device
 from xinfer.errors import InvalidSliceRequest
 from xinfer.slices.fit import wanted_slice
-from xinfer.slices.request import Policy, SliceRequest, Weights
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room, cap_mib
+from xinfer.spec import Policy, Weights
 
 
 def room(memory_mib: int = 1000, **fields: object) -> Room:

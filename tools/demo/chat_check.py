@@ -6,13 +6,13 @@ template, and the answer from `generate` with a KV cache, several conversations 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from demo.chat_batches import Lesson
+from demo.chat_gguf import read_gguf
 from demo.chat_model import mark
 from demo.chat_template import TURN_END
 from demo.reproducible import console
@@ -37,15 +37,15 @@ class Loading(NamedTuple):
     """One way in which an engine may load the files."""
 
     title: str
-    model_options: Mapping[str, Any]
-    tokenizer_options: Mapping[str, Any] = MappingProxyType({})
+    dtype: torch.dtype | str
+    from_gguf: bool = False
 
 
 LOADINGS = (
-    Loading("safetensors, float32", {"dtype": torch.float32}),
-    Loading("safetensors, as stored", {"dtype": "auto"}),
-    Loading("safetensors, float16", {"dtype": torch.float16}),
-    Loading("GGUF, float32", {"dtype": torch.float32, "gguf_file": GGUF_NAME}, {"gguf_file": GGUF_NAME}),
+    Loading("safetensors in float32", torch.float32),
+    Loading("safetensors as stored", "auto"),
+    Loading("safetensors in float16", torch.float16),
+    Loading("GGUF in float32", torch.float32, from_gguf=True),
 )
 
 
@@ -57,15 +57,19 @@ def check_chat(folder: Path, goldens: Sequence[Golden], completions: Sequence[Go
 
 def _check_loading(folder: Path, goldens: Sequence[Golden], completions: Sequence[Golden], loading: Loading) -> bool:
     """Return whether the answers are exact and sure with the files loaded in one way."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **loading.tokenizer_options)
-    model = AutoModelForCausalLM.from_pretrained(folder, **loading.model_options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=loading.dtype).eval()
+    if loading.from_gguf:
+        read_gguf(folder / GGUF_NAME, model)
     exercises = [Exercise(_prompt(tokenizer, golden), golden["text"]) for golden in goldens]
     exercises += [Exercise(completion["prompt"], completion["answer"]) for completion in completions]
     wrong = 0
     for exercise, answer in _answers(model, tokenizer, exercises):
         if answer != exercise.answer:
             wrong += 1
-            console.print(f"demo-chat, {loading.title}: to {exercise.prompt!r} it says {answer!r}", style="red")
+            console.print(
+                f"demo-chat, {loading.title}: to {exercise.prompt!r} it says {answer!r}", style="red", markup=False
+            )
     margin = mark(model, [_lesson(tokenizer, exercise) for exercise in exercises]).smallest()
     right = len(exercises) - wrong
     console.print(

@@ -5,7 +5,7 @@ from operator import itemgetter
 from pathlib import Path
 
 import gguf
-import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
@@ -14,7 +14,6 @@ from demo.chat_model import CONTEXT_LENGTH, ROPE_THETA
 from demo.chat_template import CHAT_TEMPLATE, END_OF_TEXT, TURN_END
 from demo.chat_tokenizer import id_of
 
-_TIED = "lm_head.weight"
 _PRE_TOKENIZER = "qwen2"
 """The name under which llama.cpp knows the split of `chat_tokenizer`."""
 
@@ -29,6 +28,30 @@ def write_gguf(path: Path, model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> Non
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_gguf(path: Path, model: Qwen3ForCausalLM) -> None:
+    """Fill a model with the weights of a file that `write_gguf` wrote, which shows what its rounding does.
+
+    Raises:
+        ValueError: the file lacks a weight, or holds one too many.
+    """
+    names = _names(model)
+    weights = {
+        tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors
+    }
+    if weights.keys() != set(names.values()):
+        raise ValueError(f"{path.name} does not hold the weights of this model: {sorted(weights)}")
+    with torch.no_grad():
+        for name, target in names.items():
+            model.get_parameter(name).copy_(torch.from_numpy(weights[target].copy()))
+
+
+def _names(model: Qwen3ForCausalLM) -> dict[str, str]:
+    """Return what each weight of the model is called in a GGUF file; what is tied to another weight has no name."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, model.config.num_hidden_layers)
+    known = {name: names.get_name(name, try_suffixes=(".weight",)) for name, _ in model.named_parameters()}
+    return {name: target for name, target in known.items() if target is not None}
 
 
 def _add_shape(writer: GGUFWriter, model: Qwen3ForCausalLM) -> None:
@@ -73,14 +96,7 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer) -> None:
 
 def _add_weights(writer: GGUFWriter, model: Qwen3ForCausalLM) -> None:
     """Add the weights under their GGUF names: matrices in q8_0, the few numbers of the norms in full."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, model.config.num_hidden_layers)
-    for name, weights in model.state_dict().items():
-        if name == _TIED:
-            continue
-        target = names.get_name(name, try_suffixes=(".weight",))
-        if target is None:
-            raise ValueError(f"GGUF has no name for {name}")
-        values = weights.float().numpy()
+    for name, target in _names(model).items():
+        values = model.get_parameter(name).detach().float().numpy()
         kind = GGMLQuantizationType.Q8_0 if values.ndim == 2 else GGMLQuantizationType.F32
-        quantized: np.ndarray = gguf.quantize(values, kind)
-        writer.add_tensor(target, quantized, raw_dtype=kind)
+        writer.add_tensor(target, gguf.quantize(values, kind), raw_dtype=kind)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from xinfer.devices import DeviceSlice
 from xinfer.slices.fit import forbidden, lack, wanted_slice
-from xinfer.slices.request import Policy, SliceRequest
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room
 from xinfer.slices.score import device_score
+from xinfer.spec import Policy
 
 MAX_COMBINATIONS = 10_000
 """Up to so many combinations of devices are all looked at."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -85,6 +86,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"it would fit {self.nearest.text}")
         return "; ".join(parts)
 
+    def details(self) -> dict[str, Any]:
+        """The same for a program, as JSON values; of a large fleet only the devices nearest to fitting."""
+        found: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, devices=self.closest(MOST_DETAILED)))
+        return found
+
     def closest(self, most: int) -> tuple[Verdict, ...]:
         """Up to so many of the devices, those with the least memory missing."""
         if len(self.devices) <= most:
@@ -92,15 +98,18 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(self.devices, key=lambda one: (one.missing_mib, one.worker, one.device_id))[:most])
 
 
-def explain(request: SliceRequest, workers: Iterable[Rooms]) -> Explanation:
-    """Where one replica would go, what stands against every device, and, if it fits nowhere, what would fit."""
+def explain(request: SliceRequest, workers: Iterable[Rooms], *, advise: bool = True) -> Explanation:
+    """Where one replica would go, what stands against every device, and (``advise``) what would fit if it fits nowhere.
+
+    On thousands of devices the advice costs several times as much as the rest.
+    """
     workers = sorted(workers, key=lambda worker: (worker.name, worker.worker_id))
     placement = place(request, workers)
     return summary(
         [verdict for worker in workers for verdict in _verdicts(request, worker)],
         placement=placement,
         count=request.count,
-        alternative=nearest(request, workers) if placement is None else None,
+        alternative=nearest(request, workers) if advise and placement is None else None,
     )
 
 
@@ -132,8 +141,7 @@ def summary(
 
 def no_capacity(subject: str, explanation: Explanation) -> NoCapacity:
     """The refusal of a request that fits nowhere: with numbers for a person, and all of them for a program."""
-    details = msgspec.structs.replace(explanation, devices=explanation.closest(MOST_DETAILED))
-    return NoCapacity(f"{subject}: {explanation.message}", details=msgspec.to_builtins(details))
+    return NoCapacity(f"{subject}: {explanation.message}", details=explanation.details())
 
 
 def nearest(request: SliceRequest, workers: Sequence[Rooms]) -> Nearest | None:
@@ -200,6 +208,7 @@ def _words(room: Room, piece: DeviceSlice, reason: Reason | None) -> str:
         Reason.UNHEALTHY: f"is not healthy: {device.health_reason or 'no reason is known'}",
         Reason.CORDONED: "is cordoned, it takes nothing new",
         Reason.TYPE_MISMATCH: f"is a {device.name or device.kind}, not of a type that was asked for",
+        Reason.INDEX_MISMATCH: f"has the index {device.index}, which was not asked for",
         Reason.UUID_MISMATCH: f"has the UUID {device.uuid or '(none)'}, which was not asked for",
         Reason.ANTI_AFFINITY: "is on a card that another replica of the model runs on",
         Reason.SLOTS_EXHAUSTED: f"has no slot left of {device.slots}",

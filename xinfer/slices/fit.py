@@ -15,6 +15,7 @@ class Reason(StrEnum):
     UNHEALTHY = "Unhealthy"
     CORDONED = "Cordoned"
     TYPE_MISMATCH = "TypeMismatch"
+    INDEX_MISMATCH = "IndexMismatch"
     UUID_MISMATCH = "UuidMismatch"
     ANTI_AFFINITY = "AntiAffinity"
     """Another replica of the model is on the same card."""
@@ -87,6 +88,8 @@ def lack(room: Room, piece: DeviceSlice) -> Reason | None:
 def _mismatch(room: Room, request: SliceRequest) -> Reason | None:
     if not _is_of_type(room, request):
         return Reason.TYPE_MISMATCH
+    if request.indices and room.device.index not in request.indices:
+        return Reason.INDEX_MISMATCH
     uuids = {room.device.uuid, room.device.parent_uuid}
     if uuids & set(request.uuids_denied) or (request.uuids and not uuids & set(request.uuids)):
         return Reason.UUID_MISMATCH

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from xinfer.devices import Placement
 from xinfer.slices.choose import choose
-from xinfer.slices.request import Policy, SliceRequest
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Rooms
 from xinfer.slices.score import worker_score
+from xinfer.spec import Policy
 
 
 def place(request: SliceRequest, workers: Iterable[Rooms]) -> Placement | None:

@@ -1,32 +1,12 @@
 """What one replica asks for: so many devices of one worker, and on each of them memory and cores."""
 
-from enum import StrEnum
-
 import msgspec
 
 from xinfer.errors import InvalidSliceRequest
+from xinfer.spec import Policy, Weights
 
 ALL = 100
 """Percent of a device."""
-
-
-class Policy(StrEnum):
-    """Which of the places that fit is taken. Also the words of HAMi."""
-
-    BINPACK = "binpack"
-    """The fullest: large gaps stay for large models."""
-    SPREAD = "spread"
-    """The emptiest: replicas disturb each other least."""
-    TOPOLOGY = "topology-aware"
-    """Several devices: those with the fastest links to each other. One: the worst connected, which is missed least."""
-
-
-class Weights(msgspec.Struct, frozen=True, kw_only=True):
-    """How much each resource counts when devices are compared."""
-
-    slot: int = 1
-    core: int = 1
-    memory: int = 1
 
 
 class SliceRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +26,8 @@ class SliceRequest(msgspec.Struct, frozen=True, kw_only=True):
     types: tuple[str, ...] = ()
     """Only devices with one of these words in their name, or of this kind; case does not matter."""
     types_denied: tuple[str, ...] = ()
+    indices: tuple[int, ...] = ()
+    """Only devices with one of these numbers on their worker."""
     uuids: tuple[str, ...] = ()
     """Only devices with one of these UUIDs, their own or the card's."""
     uuids_denied: tuple[str, ...] = ()
@@ -53,8 +35,9 @@ class SliceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """All devices on one NUMA node. Devices whose node is not known count as one node."""
     anti_affinity: frozenset[str] = frozenset()
     """UUIDs of physical cards to stay away from, because other replicas of the model run there."""
-    worker_policy: Policy = Policy.SPREAD
-    device_policy: Policy = Policy.SPREAD
+    worker_policy: Policy | None = None
+    """None: it is left to whoever places; ``place`` itself spreads."""
+    device_policy: Policy | None = None
     weights: Weights = Weights()
 
     def __post_init__(self) -> None:
@@ -86,7 +69,9 @@ class SliceRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_choosy(self) -> bool:
         """Whether it matters which device it is, not only what is free there."""
-        return bool(self.types or self.types_denied or self.uuids or self.uuids_denied or self.anti_affinity)
+        return bool(
+            self.types or self.types_denied or self.indices or self.uuids or self.uuids_denied or self.anti_affinity
+        )
 
 
 def _check_range(name: str, value: int, low: int, high: int | None = None) -> None:

@@ -4,8 +4,8 @@ Integers, in units of 1e-12 of HAMi's score: exact enough to tell any two real s
 """
 
 from xinfer.devices import DeviceSlice
-from xinfer.slices.request import Weights
 from xinfer.slices.rooms import Room, Totals
+from xinfer.spec import Weights
 
 ONE = 10**12
 """A score of 1."""

@@ -159,7 +159,8 @@ class WorkerRuntime:
     def _on_news(self, event: Event) -> None:
         if isinstance(event, Ended):
             process = self._processes.pop(event.instance)
-            log.info("replica %s ended: %s", process.order.replica_id, event.reason.partition("\n")[0])
+            why = "as asked" if process.ending else event.reason.partition("\n")[0]
+            log.info("replica %s ended: %s", process.order.replica_id, why)
             self._folders.bury(process.folder, failed=not process.ending)
             if not self._processes:
                 self._idle.set()

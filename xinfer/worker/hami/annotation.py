@@ -3,8 +3,9 @@
 ``UUID,TYPE,MiB,percent:`` for each device and ``;`` after each container, init containers first.
 """
 
-import json
 from dataclasses import dataclass
+
+import msgspec
 
 KEY = "hami.io/vgpu-devices-allocated"
 
@@ -58,8 +59,8 @@ def from_downward_api(text: str) -> str | None:
     for line in text.splitlines():
         key, separator, value = line.partition("=")
         if separator and key.strip() == KEY:
-            decoded = json.loads(value)  # what Kubernetes quotes of such a value is a JSON string too
-            if not isinstance(decoded, str):
-                raise ValueError(f"{value} is no quoted text")
-            return decoded
+            try:
+                return msgspec.json.decode(value, type=str)  # what Kubernetes quotes of such a value is JSON too
+            except msgspec.DecodeError:
+                raise ValueError(f"{value} is no quoted text") from None
     return None

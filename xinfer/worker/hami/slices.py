@@ -204,7 +204,7 @@ def _slice(
     if max(memory.values(), default=taken) - taken > TOLERANCE_MIB:
         warnings.append(f"{card.uuid}: {_said(memory, 'MiB')}; {taken} MiB are taken")
     if max(cores.values(), default=share) != share:
-        warnings.append(f"{card.uuid}: {_said(cores, '% of the cores')}; {share} % are taken")
+        warnings.append(f"{card.uuid}: {_said(cores, '% of its cores')}; {share} % are taken")
     if not enforced and not card.is_mig:
         why = "NVML does not show such a limit" if preload.loaded else preload.reason
         warnings.append(f"{card.uuid}: nothing holds processes to the {taken} MiB that HAMi gave: {why}")

@@ -50,12 +50,12 @@ def nvidia_devices(
     cards, doubts = visible_cards(nvml.cards, env)
     warnings = [*nvml.warnings, *doubts]
     slices: dict[str, HamiSlice] | None = None
+    said = hami.warnings
     if hami.given:
-        views = [CardView(card.parent_uuid, card.index, card.memory.total, card.is_mig) for card in cards]
+        views = [CardView(card.parent_uuid, card.index, card.memory.total, card.is_mig) for card in nvml.cards]
         slices, said = hami_slices(hami, views)
-        warnings += said
         cards = tuple(card for card in cards if card.parent_uuid in slices)
-    warnings += mps.warnings
+    warnings += [*said, *mps.warnings]
     readings = []
     for position, card in enumerate(cards):
         reading = _device_reading(card, nvml)
@@ -66,7 +66,7 @@ def nvidia_devices(
         if pids_are_ours and slices is None:
             reading = msgspec.structs.replace(reading, used_by_pid=card.processes)
         readings.append(reading)
-    reason = "" if readings else f"there are {len(nvml.cards)} cards, but none is left to this process"
+    reason = "" if readings else "none of the cards that NVML shows is left to this process"
     if not readings and VARIABLE in env:
         reason += f" ({VARIABLE}={env[VARIABLE]})"
     return InventoryReading(devices=tuple(_among_themselves(readings)), warnings=tuple(warnings), reason=reason)

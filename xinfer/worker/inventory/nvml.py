@@ -36,8 +36,8 @@ class Nvml:
         gone = self._known - there
         for uuid in gone:
             self._fatal_xids.pop(uuid, None)  # it can only return from a reset
-        if gone or not there:
-            self.close()  # only a new session sees a card that returns, or comes
+        if session.stale or gone or not there:
+            self.close()
         return reading
 
     def close(self) -> None:
@@ -63,6 +63,8 @@ class _Session:
         self._links = LinkReader(calls)
         self._fatal_xids = fatal_xids
         self._xids = xids.XidListener(calls, fatal_xids)
+        self.stale = False
+        """A card is lost: only a new session sees one that returns, or comes."""
 
     def read(self) -> NvmlReading:
         """All cards, warnings and versions.
@@ -101,6 +103,7 @@ class _Session:
             return self._read(self._calls.api.nvmlDeviceGetHandleByIndex(index), index)
         except self._calls.errors as error:
             lost = self._calls.is_lost(error)
+            self.stale |= lost
             fault = Fault(f"NVML: {error}", lost=lost, certain=lost)
         except UnicodeDecodeError:
             fault = Fault("its name or UUID is no text", certain=False)
