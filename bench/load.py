@@ -63,9 +63,7 @@ async def _read_chunks(reader: asyncio.StreamReader, started: float, outcome: Ou
     return events
 
 
-async def run(
-    port: int, *, model: str, streams: int, words: int, repeats: int = 1, stream: bool = True
-) -> Outcome:
+async def run(port: int, *, model: str, streams: int, words: int, repeats: int = 1, stream: bool = True) -> Outcome:
     """``streams`` connections at once."""
     outcome = Outcome()
     request = request_bytes(port, model, words, stream=stream)

@@ -54,7 +54,7 @@ class StreamProducer(asyncio.Protocol):
             answer, data = self.handshake.feed(data)
             self.transport.write(answer)
         if data:
-            asyncio.ensure_future(self.produce(int(data)))
+            self.producing = asyncio.ensure_future(self.produce(int(data)))
 
     async def produce(self, streams: int) -> None:
         outbox = Outbox(self.transport, Load)

@@ -116,6 +116,7 @@ class Bench:
     def ready(self) -> list[Comparison]:
         """From the command to the first answer, and what the idle server holds."""
         seconds = Comparison("ready", "s", less_is_better=True, target=Target(at_most=3.0))
+        cpu = Comparison("ready: CPU", "s", less_is_better=True)
         rss = Comparison("idle RSS, all processes", "MiB", less_is_better=True, target=Target(at_most=300.0))
         pss = Comparison("idle PSS, all processes", "MiB", less_is_better=True)
         for _ in range(READY_ROUNDS):
@@ -123,13 +124,14 @@ class Bench:
                 server = self.server(product)
                 try:
                     seconds.add(server, server.start())
+                    cpu.add(server, server.cpu_s())
                     settle()
                     held = server.memory()
                 finally:
                     server.stop()
                 rss.add(server, held.rss)
                 pss.add(server, held.pss)
-        return [seconds, rss, pss]
+        return [seconds, cpu, rss, pss]
 
 
 def launch(servers: Pair, model: Model) -> list[Comparison]:

@@ -1,6 +1,11 @@
 """Accelerators (or the CPU) and the slices of them that replicas run on. All integers: MiB and percent of a device."""
 
+from typing import Literal
+
 import msgspec
+
+Strength = Literal["hard", "soft", "none"]
+"""How firmly a limit holds: passing it fails; what is expected to pass it does not, but could; or nothing stops it."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,3 +81,28 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease
     env: dict[str, str] = {}
     threads: int = 1
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """How replicas are held to their slices of a device, as opposed to everybody here to the device itself."""
+
+    memory: Strength = "none"
+    cores: Strength = "none"
+    view: Literal["slice", "device"] = "device"
+    """What a process sees as its total memory: an engine that plans with a share of it has to know."""
+    per: Literal["replica", "process"] = "replica"
+    """Who may use as much as the slice: with "process", a replica of two processes may use twice that."""
+    by: tuple[str, ...] = ()
+    """The mechanisms."""
+
+
+class DeviceUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device reports at one moment; memory in MiB, None where nobody can tell."""
+
+    device_id: str
+    used_mib: int | None = None
+    """What everybody on it uses."""
+    free_mib: int | None = None
+    by_replica: dict[str, int] = {}
+    """What each replica uses, by its replica_id, where that can be told."""
+    hold: Hold = Hold()

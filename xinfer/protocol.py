@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from xinfer.devices import Device, DeviceSlice
+from xinfer.devices import Device, DeviceSlice, DeviceUse
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, ReplicaState
 
@@ -91,6 +91,8 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     assignments_version: tuple[int, int] = (0, 0)
     """(epoch, version) of the Assignments it works by."""
     replicas: tuple[ReplicaStatus, ...] = ()
+    uses: tuple[DeviceUse, ...] = ()
+    """What its devices reported last; none of a lost device."""
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,6 +209,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     last_seen_s_ago: float
     replicas: tuple[ReplicaStatus, ...]
+    uses: tuple[DeviceUse, ...] = ()
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):

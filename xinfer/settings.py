@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_lease_s: Period = 600.0
     """A gateway whose supervisor was away for so long ends itself."""
     heartbeat_s: Period = 2.0
+    device_period_s: Period = 5.0
+    """How often a worker looks at its devices."""
     worker_timeout_s: Period = 10.0
     """A worker not heard of for so long is lost; its replicas are probed and replaced once they are dead too."""
     settle_s: Wait = 10.0
@@ -122,9 +124,17 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return env
 
 
-DEVICE_VARIABLES = ("CUDA_", "GPU_CORE_", "NVIDIA_VISIBLE_", "XINFER_CONTAINER_INDEX", "XINFER_HAMI_", "XINFER_VGPU")
+DEVICE_VARIABLES = (
+    "CUDA_",
+    "GPU_CORE_",
+    "NVIDIA_VISIBLE_",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "XINFER_CONTAINER_INDEX",
+    "XINFER_HAMI_",
+    "XINFER_VGPU",
+)
 
 
 def device_environment() -> dict[str, str]:
-    """The variables by which CUDA, MPS and HAMi say which devices, and how much of each, this process may use."""
+    """The variables by which CUDA, MPS, HAMi and torch say which devices are for us, and how much of each."""
     return {key: value for key, value in os.environ.items() if key.startswith(DEVICE_VARIABLES)}

@@ -1,6 +1,6 @@
-"""Reference 1: a bare raw-ASGI app that streams the same bytes at the same beat as the echo engine. No model, no router.
+"""Reference 1: a bare raw-ASGI app that streams the same bytes at the same beat as the echo engine, with no model.
 
-    python app.py (--uds PATH | --port N) --rate BEATS_PER_SECOND
+python app.py (--uds PATH | --port N) --rate BEATS_PER_SECOND
 """
 
 import argparse
@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     options = parser.parse_args()
     place = {"uds": options.uds} if options.uds else {"port": options.port}
-    config = uvicorn.Config(App(options.rate), http="httptools", loop="none", access_log=False, log_level="error", **place)
+    config = uvicorn.Config(
+        App(options.rate), http="httptools", loop="none", access_log=False, log_level="error", **place
+    )
     uvloop.run(uvicorn.Server(config).serve())
 
 

@@ -1,6 +1,6 @@
 """Reference 2: the plainest byte proxy in Python, raw ASGI in front of aiohttp over a unix socket.
 
-    python proxy.py --port N --upstream UNIX_SOCKET
+python proxy.py --port N --upstream UNIX_SOCKET
 """
 
 import argparse

@@ -13,6 +13,7 @@ from xinfer.errors import (
     InvalidRequest,
     LaunchCancelled,
     LoadFailed,
+    NoCapacity,
     NotFound,
     NotReady,
     StoreFailed,
@@ -291,6 +292,20 @@ async def test_what_cannot_be_is_refused_with_the_reason(cluster):
     for call in (supervisor.progress("x"), supervisor.scale("x", 1), supervisor.cancel("x")):
         with pytest.raises(UnknownModel):
             await call
+
+
+@scenario
+async def test_a_launch_is_explained_without_being_made(cluster):
+    supervisor = await cluster.supervisor()
+    await cluster.worker(supervisor, "one")
+    answer = await supervisor.explain(LaunchRequest(model_name="echo", memory_mib=500, replica=2))
+    assert (answer["fits"], [place["worker_id"] for place in answer["placements"]]) == (True, ["one", "one"])
+    answer = await supervisor.explain(LaunchRequest(model_name="echo", memory_mib=2500))
+    assert (answer["fits"], answer["explanation"]["nearest"]) == (False, {"memory_mib": 2000})
+    assert await supervisor.instances() == ()
+    with pytest.raises(NoCapacity, match="device cpu0 falls short by 500 MiB") as refused:
+        await supervisor.launch(LaunchRequest(model_name="echo", memory_mib=2500))
+    assert refused.value.details["devices"][0]["missing_mib"] == 500
 
 
 @scenario

@@ -13,14 +13,14 @@ import pytest
 from xinfer.api.app import create_app
 from xinfer.devices import Grant, Lease
 from xinfer.engines.echo import EchoEngine
-from xinfer.ops import OPS_OF_KIND, Kind, Op
+from xinfer.ops import Kind, Op
 from xinfer.protocol import LaunchOrder
 from xinfer.replica.server import DataServer
 from xinfer.routes import Availability, ModelRoute, RouteTable
 from xinfer.settings import Settings
 from xinfer.spec import Deployment, Format, ModelSpec
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 TOKEN = "secret"
 
 
@@ -215,7 +215,7 @@ class Stage:
         complete: bool = True,
     ) -> Exchange:
         """Begin a request. A list of bytes is sent piece by piece, anything but bytes as JSON."""
-        pieces = body if isinstance(body, list) and all(isinstance(piece, bytes) for piece in body) else [body]
+        pieces = body if body and isinstance(body, list) and all(isinstance(piece, bytes) for piece in body) else [body]
         pieces = [piece if isinstance(piece, bytes) else json.dumps(piece).encode() for piece in pieces]
         given = {"content-type": "application/json", "host": "gateway"} | (headers or {})
         path, _, query = path.partition("?")
@@ -287,9 +287,3 @@ def play(tmp_path, monkeypatch):
         asyncio.run(bounded())
 
     return run
-
-
-@pytest.fixture
-def ops_of():
-    """The operations of a kind of model."""
-    return OPS_OF_KIND

@@ -120,9 +120,7 @@ def test_the_content_type_is_of_no_importance(play, path, headers):
 def test_a_body_over_the_limit_is_refused_before_it_is_read(play):
     async def scenario(stage):
         await stage.serve("m")
-        asked = stage.open(
-            "POST", "/v1/embeddings", [b"{"], headers={"content-length": "1001"}, complete=False
-        )
+        asked = stage.open("POST", "/v1/embeddings", [b"{"], headers={"content-length": "1001"}, complete=False)
         reply = await asked.reply()
         assert (reply.status, reply.error["code"]) == (413, "payload_too_large")
         assert "1001 bytes" in reply.error["message"]

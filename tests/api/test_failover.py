@@ -38,6 +38,11 @@ class Engine:
             self.running -= 1
 
 
+def heads(stage) -> int:
+    """Answers that have begun to reach the gateway."""
+    return sum(call.head is not None for link in stage.gateway._links.values() for call in link._calls.values())
+
+
 async def pair(stage, first, second=None, **options):
     """Two replicas of "m", of which the gateway tries the first one first."""
     one = await stage.replica("m", first)
@@ -70,11 +75,9 @@ def test_a_replica_that_dies_before_the_first_byte_is_replaced(play, body):
 
 def test_a_whole_answer_that_was_cut_off_is_asked_for_again(play):
     async def scenario(stage):
-        engine = Engine(JSON_HEAD, b'{"half": "an ', "wait")
-        dies, _ = await pair(stage, engine)
+        dies, _ = await pair(stage, Engine(JSON_HEAD, b'{"half": "an ', "wait"))
         asked = stage.open("POST", "/v1/chat/completions", CHAT)
-        await stage.until(lambda: engine.begun)
-        await asyncio.sleep(0.02)  # the half is under way, which nobody is told
+        await stage.until(lambda: heads(stage) == 1)
         dies.die()
         reply = await asked.reply()
         assert reply.status == 200
@@ -85,11 +88,9 @@ def test_a_whole_answer_that_was_cut_off_is_asked_for_again(play):
 
 def test_a_stream_of_which_only_the_head_came_is_asked_for_again(play):
     async def scenario(stage):
-        engine = Engine(SSE_HEAD, "wait")
-        dies, _ = await pair(stage, engine)
+        dies, _ = await pair(stage, Engine(SSE_HEAD, "wait"))
         asked = stage.open("POST", "/v1/chat/completions", STREAM)
-        await stage.until(lambda: engine.begun)
-        await asyncio.sleep(0.02)  # the head is under way, which nobody is told
+        await stage.until(lambda: heads(stage) == 1)
         dies.die()
         reply = await asked.reply()
         assert reply.status == 200
@@ -118,7 +119,7 @@ def test_a_request_that_kills_replicas_is_stopped(play, script, spare):
         asked = stage.open("POST", "/v1/chat/completions", CHAT)
         for victims in range(1, 4):
             await stage.until(lambda victims=victims: sum(engine.begun for engine in engines) == victims)
-            await asyncio.sleep(0.01)  # half an answer is under way, which nobody is told
+            await stage.until(lambda: heads(stage) == (script[0] is JSON_HEAD))
             next(r for r in replicas if r.engine.begun and not r.dead).die()
         reply = await asked.reply()
         assert (reply.status, reply.error["code"]) == (502, "replica_lost")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from xinfer.ops import Kind
+from xinfer.engines.base import JSON_HEAD, Load
+from xinfer.ops import OPS_OF_KIND, Kind
 from xinfer.routes import Availability
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "one two three"}]}
@@ -93,9 +94,6 @@ def test_rerank(play, path):
 def test_a_large_answer_arrives_whole(play):
     async def scenario(stage):
         await stage.serve("m")
-        text = "word " * 400_000
-        reply = await stage.post("/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": text}]})
-        assert reply.status == 400  # 400,000 tokens do not fit into echo's context
         reply = await stage.post("/v1/embeddings", {"model": "m", "input": ["w"] * 2048})
         assert len(reply.json["data"]) == 2048
         assert len(reply.body) > 500_000
@@ -120,9 +118,9 @@ def test_an_unknown_model_is_told_without_naming_others(play):
     play(scenario)
 
 
-def test_a_model_that_cannot_do_it_says_what_it_can(play, ops_of):
+def test_a_model_that_cannot_do_it_says_what_it_can(play):
     async def scenario(stage):
-        stage.publish("e", await stage.replica("e"), ops=ops_of[Kind.EMBEDDING])
+        stage.publish("e", await stage.replica("e"), ops=OPS_OF_KIND[Kind.EMBEDDING])
         reply = await stage.post("/v1/chat/completions", CHAT | {"model": "e"})
         assert (reply.status, reply.error["param"]) == (400, "model")
         assert "cannot do chat; it can do: embedding" in reply.error["message"]
@@ -275,13 +273,9 @@ def test_the_series_of_a_replica_goes_with_it(play):
 def test_the_body_reaches_the_engine_byte_for_byte(play):
     class Mirror:
         def load_report(self):
-            from xinfer.engines.base import Load  # noqa: PLC0415  only here
-
             return Load()
 
         async def serve(self, call):
-            from xinfer.engines.base import JSON_HEAD  # noqa: PLC0415  only here
-
             yield JSON_HEAD
             yield json.dumps([call.body.decode(), call.model, call.request_id, call.headers]).encode()
 

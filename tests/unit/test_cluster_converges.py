@@ -33,7 +33,7 @@ from xinfer.supervisor.events import (
     WorkerLeft,
     WorkerReported,
 )
-from xinfer.supervisor.placement.least_committed import POLICY
+from xinfer.supervisor.placement.spread import POLICY
 
 NEED_MIB = 100
 SLOTS = 3

@@ -2,8 +2,12 @@
 
 from typing import Any
 
-from xinfer.protocol import ModelInstance, ModelProgress, ReplicaStatus
+import msgspec
+
+from xinfer.devices import Device, DeviceSlice, DeviceUse
+from xinfer.protocol import ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.routes import ModelRoute
+from xinfer.slices.rooms import cap_mib
 from xinfer.spec import Deployment, ReplicaState
 
 
@@ -85,6 +89,79 @@ def instance_info(instance: ModelInstance) -> dict[str, Any]:
         "replica_statuses": [
             replica_info(replica, instance.workers.get(replica.replica_id, "")) for replica in instance.replicas
         ],
+    }
+
+
+def device_cards(worker: WorkerInfo) -> list[dict[str, Any]]:
+    """Each device of a worker as its slices; memory in MiB."""
+    uses = {use.device_id: use for use in worker.uses}
+    return [
+        {
+            "worker_id": worker.hello.worker_id,
+            "worker": worker.hello.name,
+            "alive": worker.alive,
+            **_device_card(device, uses.get(device.device_id), worker.replicas),
+        }
+        for device in worker.hello.devices
+    ]
+
+
+def _device_card(device: Device, use: DeviceUse | None, replicas: tuple[ReplicaStatus, ...]) -> dict[str, Any]:
+    """A device that reports nothing (it is lost, or its worker is new) uses and holds ``None``: nobody knows.
+
+    A replica that has ended has given its slices back.
+    """
+    slices = [
+        _slice_card(piece, replica, use)
+        for replica in replicas
+        if not replica.state.is_final
+        for piece in replica.slices
+        if piece.device_id == device.device_id
+    ]
+    reserved = sum(one["memory_mib"] for one in slices)
+    cores = sum(one["cores_percent"] for one in slices)
+    return {
+        **{key: getattr(device, key) for key in _DEVICE_FACTS},
+        "capacity_mib": cap_mib(device),
+        "reserved_mib": reserved,
+        "free_mib": cap_mib(device) - reserved if device.healthy else 0,
+        "used_mib": use.used_mib if use else None,
+        "device_free_mib": use.free_mib if use else None,
+        "reserved_cores_percent": cores,
+        "free_cores_percent": device.cap_cores - cores,
+        "enforced": msgspec.to_builtins(use.hold) if use else None,
+        "slices": slices,
+    }
+
+
+_DEVICE_FACTS = (
+    "device_id",
+    "kind",
+    "index",
+    "name",
+    "uuid",
+    "parent_uuid",
+    "source",
+    "healthy",
+    "health_reason",
+    "memory_mib",
+    "view_mib",
+    "reserve_mib",
+    "cores",
+    "cap_cores",
+    "enforced_by",
+)
+
+
+def _slice_card(piece: DeviceSlice, replica: ReplicaStatus, use: DeviceUse | None) -> dict[str, Any]:
+    return {
+        "model_uid": replica.model_uid,
+        "replica_id": replica.replica_id,
+        "state": replica.state.value,
+        "memory_mib": piece.memory_mib,
+        "cores_percent": piece.cores_percent,
+        "exclusive": piece.exclusive,
+        "used_mib": use.by_replica.get(replica.replica_id) if use else None,
     }
 
 

@@ -3,10 +3,13 @@
 from xinfer.client.answers import (
     ClusterStatus,
     Delta,
+    DeviceStatus,
+    Enforcement,
     LaunchProgress,
     Model,
     ModelStatus,
     ReplicaProgress,
+    SliceStatus,
     WorkerStatus,
 )
 from xinfer.client.client import Client
@@ -17,10 +20,13 @@ __all__ = [
     "ClusterStatus",
     "Connection",
     "Delta",
+    "DeviceStatus",
+    "Enforcement",
     "LaunchProgress",
     "Model",
     "ModelStatus",
     "ReplicaProgress",
+    "SliceStatus",
     "Unreachable",
     "WorkerStatus",
 ]

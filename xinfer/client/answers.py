@@ -109,6 +109,55 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaProgress, ...] = ()
 
 
+class SliceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica has of a device: ``memory_mib`` is its limit, ``used_mib`` what it uses where that is known."""
+
+    model_uid: str
+    replica_id: str
+    state: str = ""
+    memory_mib: int = 0
+    cores_percent: int = 0
+    exclusive: bool = False
+    used_mib: int | None = None
+
+
+class Enforcement(msgspec.Struct, frozen=True, kw_only=True):
+    """How firmly replicas are held to their slices: "hard", "soft" or "none", and by what."""
+
+    memory: str = ""
+    cores: str = ""
+    by: tuple[str, ...] = ()
+
+
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as its slices; memory in MiB, None where nobody can tell."""
+
+    worker_id: str
+    worker: str = ""
+    alive: bool = False
+    device_id: str
+    kind: str = ""
+    index: int = 0
+    name: str = ""
+    source: str = ""
+    healthy: bool = True
+    health_reason: str = ""
+    memory_mib: int = 0
+    capacity_mib: int = 0
+    """What of it may be reserved."""
+    reserved_mib: int = 0
+    free_mib: int = 0
+    """What can still be reserved, nothing where it is not healthy; negative: more is reserved than there is."""
+    used_mib: int | None = None
+    """What everybody on it uses, as the device reports it."""
+    cap_cores: int = 100
+    reserved_cores_percent: int = 0
+    enforced: Enforcement | None = None
+    enforced_by: str = ""
+    """Who holds all of us together to ``memory_mib`` ("hami", "mig")."""
+    slices: tuple[SliceStatus, ...] = ()
+
+
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole cluster. ``settling``: the supervisor has just restarted and waits for the workers it knew."""
 

@@ -9,6 +9,7 @@ from xinfer.client.answers import (
     Chunk,
     ClusterStatus,
     Delta,
+    DeviceStatus,
     Launched,
     LaunchProgress,
     Model,
@@ -104,6 +105,10 @@ class Client:
     def cluster(self) -> ClusterStatus:
         """Workers with their devices, and models with their replicas."""
         return read(self.http.call("GET", "/v1/cluster/info"), ClusterStatus)
+
+    def devices(self) -> list[DeviceStatus]:
+        """Every device of every worker as its slices."""
+        return read(self.http.call("GET", "/v1/cluster/devices"), list[DeviceStatus])
 
     def chat(self, model_uid: str, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Answer:
         """Stream the answer to a conversation. Closing the iterator stops the model's work on it."""

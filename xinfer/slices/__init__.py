@@ -6,5 +6,6 @@
 ``score``    how full a device or a worker is
 ``choose``   which devices of one worker
 ``place``    which worker
-``explain``  every device with its reason, and the nearest request that would fit
+``nearest``  the request that would fit instead
+``explain``  every device with its reason
 """

@@ -1,7 +1,7 @@
 """Why a request fits where it does and nowhere else: every device with its reason, and what would fit instead."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +10,9 @@ from xinfer.devices import DeviceSlice, Placement
 from xinfer.errors import NoCapacity
 from xinfer.slices.choose import candidates, groups
 from xinfer.slices.fit import Reason, refusal, wanted_slice
+from xinfer.slices.nearest import Nearest, nearest
 from xinfer.slices.place import place
-from xinfer.slices.request import ALL, SliceRequest
+from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room, Rooms
 
 MOST_NAMED = 16
@@ -39,30 +40,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     free_cores: int = 0
 
 
-class Nearest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The request that would fit and differs least: only what has to be changed."""
-
-    count: int | None = None
-    memory_mib: int | None = None
-    memory_percent: int | None = None
-    cores: int | None = None
-
-    @property
-    def text(self) -> str:
-        """In words: "300 MiB and 20 % of the cores"."""
-        parts = (
-            (self.count, "on {} device(s)"),
-            (self.memory_mib, "with {} MiB"),
-            (self.memory_percent, "with {} % of the memory"),
-            (self.cores, "with {} % of the cores"),
-        )
-        return " and ".join(words.format(value) for value, words in parts if value is not None)
-
-
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Where a request fits, or why it does not."""
 
-    placement: Placement | None
+    placement: Placement | None = None
     reasons: dict[str, int]
     """How many devices are refused for each reason."""
     devices: tuple[Verdict, ...]
@@ -70,8 +51,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Of all devices on which nothing but memory is in the way, if anything is."""
     largest_free_mib: int
     """Of one such device."""
-    fragmented: bool
+    fragmented: bool = False
     """There is enough free memory, but not in one piece."""
+    unknown_uuids: tuple[str, ...] = ()
+    """UUIDs that were asked for and that no device has."""
     nearest: Nearest | None = None
 
     @property
@@ -80,6 +63,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         if self.placement is not None:
             return f"there is room on {', '.join(piece.device_id for piece in self.placement.slices)}"
         parts = [_devices_text(self)]
+        if self.unknown_uuids:
+            parts.append(f"no device has the UUID {' or '.join(self.unknown_uuids)}")
         if self.fragmented:
             parts.append(f"{self.free_mib} MiB are free in all, but at most {self.largest_free_mib} MiB in one piece")
         if self.nearest is not None:
@@ -104,68 +89,35 @@ def explain(request: SliceRequest, workers: Iterable[Rooms], *, advise: bool = T
     On thousands of devices the advice costs several times as much as the rest.
     """
     workers = sorted(workers, key=lambda worker: (worker.name, worker.worker_id))
+    found = summary([verdict for worker in workers for verdict in _verdicts(request, worker)])
     placement = place(request, workers)
-    return summary(
-        [verdict for worker in workers for verdict in _verdicts(request, worker)],
-        placement=placement,
-        count=request.count,
-        alternative=nearest(request, workers) if advise and placement is None else None,
+    if placement is not None:
+        return msgspec.structs.replace(found, placement=placement)
+    pool = [verdict for verdict in found.devices if verdict.reason in _ONLY_MEMORY]
+    needed = request.count * min((verdict.needed_mib for verdict in pool), default=0)
+    short_of_memory = any(verdict.reason is Reason.INSUFFICIENT_MEMORY for verdict in pool)
+    return msgspec.structs.replace(
+        found,
+        fragmented=short_of_memory and found.free_mib >= needed,
+        unknown_uuids=_unknown_uuids(request, workers),
+        nearest=nearest(request, workers) if advise else None,
     )
 
 
-def summary(
-    verdicts: Sequence[Verdict],
-    *,
-    count: int = 0,
-    placement: Placement | None = None,
-    alternative: Nearest | None = None,
-) -> Explanation:
-    """The explanation that follows from what was found of every device.
-
-    ``count``: how many of them were wanted; 0: all, because somebody else had chosen them.
-    """
-    pool = [verdict for verdict in verdicts if verdict.reason in _ONLY_MEMORY]
-    free = [max(0, verdict.free_mib) for verdict in pool]
-    needed = count * min((verdict.needed_mib for verdict in pool), default=0)
-    short_of_memory = any(verdict.reason is Reason.INSUFFICIENT_MEMORY for verdict in pool)
+def summary(verdicts: Sequence[Verdict]) -> Explanation:
+    """The explanation of slices that somebody else had chosen, from what is to be said of each device."""
+    free = [max(0, verdict.free_mib) for verdict in verdicts if verdict.reason in _ONLY_MEMORY]
     return Explanation(
-        placement=placement,
         reasons=dict(Counter(verdict.reason.value for verdict in verdicts if verdict.reason)),
         devices=tuple(verdicts),
         free_mib=sum(free),
         largest_free_mib=max(free, default=0),
-        fragmented=placement is None and count > 0 and short_of_memory and sum(free) >= needed,
-        nearest=alternative,
     )
 
 
 def no_capacity(subject: str, explanation: Explanation) -> NoCapacity:
     """The refusal of a request that fits nowhere: with numbers for a person, and all of them for a program."""
     return NoCapacity(f"{subject}: {explanation.message}", details=explanation.details())
-
-
-def nearest(request: SliceRequest, workers: Sequence[Rooms]) -> Nearest | None:
-    """What has to be asked for instead of a request that does not fit; None: nothing of these devices at all.
-
-    Less memory, else fewer cores, else less of both, else the same of fewer devices; the most that fits, in each case.
-    """
-
-    def fits(**changes: int) -> bool:
-        return place(_changed(request, changes), workers) is not None
-
-    memory_word = "memory_mib" if request.memory_mib is not None else "memory_percent"
-    asked = request.memory_mib or request.memory_percent or 0
-    if memory := _largest(1, asked - 1, lambda value: fits(**{memory_word: value})):
-        return Nearest(**{memory_word: memory})
-    most_cores = ALL if request.exclusive else request.cores
-    cores = _largest(0, most_cores - 1, lambda value: fits(cores=value))
-    if cores is not None:
-        return Nearest(cores=cores)
-    if memory := _largest(1, asked - 1, lambda value: fits(**{memory_word: value, "cores": 0})):
-        cores = _largest(0, most_cores - 1, lambda value: fits(**{memory_word: memory, "cores": value}))
-        return Nearest(**{memory_word: memory}, cores=cores)
-    count = _largest(1, request.count - 1, lambda value: fits(count=value))
-    return Nearest(count=count) if count else None
 
 
 def verdict(worker: Rooms, piece: DeviceSlice, reason: Reason | None) -> Verdict:
@@ -207,9 +159,9 @@ def _words(room: Room, piece: DeviceSlice, reason: Reason | None) -> str:
         None: "has room",
         Reason.UNHEALTHY: f"is not healthy: {device.health_reason or 'no reason is known'}",
         Reason.CORDONED: "is cordoned, it takes nothing new",
-        Reason.TYPE_MISMATCH: f"is a {device.name or device.kind}, not of a type that was asked for",
-        Reason.INDEX_MISMATCH: f"has the index {device.index}, which was not asked for",
-        Reason.UUID_MISMATCH: f"has the UUID {device.uuid or '(none)'}, which was not asked for",
+        Reason.TYPE_MISMATCH: f"is a {device.name or device.kind}, which the request rules out",
+        Reason.INDEX_MISMATCH: f"has the index {device.index}, which the request rules out",
+        Reason.UUID_MISMATCH: f"has the UUID {device.uuid or '(none)'}, which the request rules out",
         Reason.ANTI_AFFINITY: "is on a card that another replica of the model runs on",
         Reason.SLOTS_EXHAUSTED: f"has no slot left of {device.slots}",
         Reason.INSUFFICIENT_MEMORY: f"falls short by {piece.memory_mib - room.free_mib} MiB "
@@ -256,19 +208,9 @@ def _verdicts(request: SliceRequest, worker: Rooms) -> Iterable[Verdict]:
         yield verdict(worker, wanted_slice(room, request), reason)
 
 
-def _changed(request: SliceRequest, changes: dict[str, int]) -> SliceRequest:
-    shared = {"exclusive": False} if "cores" in changes else {}
-    return msgspec.structs.replace(request, **changes, **shared)
-
-
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number in low..high that fits, where every smaller one fits if a larger one does."""
-    if high < low or not fits(low):
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _unknown_uuids(request: SliceRequest, workers: Iterable[Rooms]) -> tuple[str, ...]:
+    if not request.uuids:
+        return ()
+    devices = [room.device for worker in workers for room in worker.by_id.values()]
+    known = {uuid for device in devices for uuid in (device.uuid, device.parent_uuid)}
+    return tuple(uuid for uuid in request.uuids if uuid not in known)

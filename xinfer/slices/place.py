@@ -16,14 +16,13 @@ def place(request: SliceRequest, workers: Iterable[Rooms]) -> Placement | None:
     Workers are asked in the order of their score, fullest or emptiest first; the first that has the devices is taken.
     """
     binpack = request.worker_policy is Policy.BINPACK
-    able = [worker for worker in workers if _may_fit(request, worker)]
 
     def order(worker: Rooms) -> tuple[int, str, str]:
         score = worker_score(worker.totals)
         return (-score if binpack else score, worker.name, worker.worker_id)
 
-    for worker in sorted(able, key=order):
-        slices = choose(request, worker.by_id.values())
+    for worker in sorted(workers, key=order):
+        slices = choose(request, worker.by_id.values()) if _may_fit(request, worker) else None
         if slices is not None:
             return Placement(worker_id=worker.worker_id, slices=slices)
     return None
@@ -31,4 +30,4 @@ def place(request: SliceRequest, workers: Iterable[Rooms]) -> Placement | None:
 
 def _may_fit(request: SliceRequest, worker: Rooms) -> bool:
     """A cheap look that spares the close one on workers that are obviously full."""
-    return len(worker.by_id) >= request.count and (request.memory_mib or 0) <= worker.totals.largest_free_mib
+    return len(worker.by_id) >= request.count and (request.memory_mib or 0) <= worker.largest_free_mib

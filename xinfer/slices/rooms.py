@@ -54,12 +54,13 @@ class Room:
 
 def cap_mib(device: Device) -> int:
     """MiB of a device that may be given away."""
-    return device.cap_mib or max(0, device.memory_mib - device.reserve_mib)
+    cap = device.cap_mib or device.memory_mib - device.reserve_mib
+    return max(0, cap)
 
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the devices of a worker. ``slots``: only of devices whose slots are counted, 0 if none are."""
+    """Sums over the devices of a worker. ``slots`` and ``used_slots``: only of devices whose slots are counted."""
 
     slots: int = 0
     used_slots: int = 0
@@ -67,24 +68,27 @@ class Totals:
     used_cores: int = 0
     mib: int = 0
     used_mib: int = 0
-    largest_free_mib: int = 0
 
 
 class Rooms:
-    """The devices of one worker, ``by_id``; counts what is taken of them, and refuses nothing."""
+    """The devices of one worker, ``by_id``; counts what is taken of them, and refuses nothing.
+
+    ``totals`` are kept with every change, so that a worker is scored without a look at its devices.
+    """
 
     def __init__(self, devices: Iterable[Device] = (), *, worker_id: str = "", name: str = "") -> None:
         self.worker_id = worker_id
         self.name = name or worker_id
         self.by_id = {device.device_id: Room(device, cap_mib(device)) for device in devices}
-        self._totals: Totals | None = None
+        self.totals = totals(self.by_id.values())
+        self._largest_free_mib: int | None = None
 
     @property
-    def totals(self) -> Totals:
-        """Sums over all devices; kept until something changes."""
-        if self._totals is None:
-            self._totals = _totals(self.by_id.values())
-        return self._totals
+    def largest_free_mib(self) -> int:
+        """The most memory that one device has left."""
+        if self._largest_free_mib is None:
+            self._largest_free_mib = max((room.free_mib for room in self.by_id.values()), default=0)
+        return self._largest_free_mib
 
     def take(self, slices: Iterable[DeviceSlice], observed: Mapping[str, int] | None = None) -> None:
         """Count the slices of one tenant, at most one for each device. Devices that are not here are passed over.
@@ -99,10 +103,11 @@ class Rooms:
 
     def hold(self, slices: Iterable[DeviceSlice]) -> None:
         """Count memory of a tenant that is on its way out."""
-        self._totals = None
+        self._largest_free_mib = None
         for piece in slices:
             if (room := self.by_id.get(piece.device_id)) is not None:
                 room.leaving_mib += piece.memory_mib
+                self.totals.used_mib += piece.memory_mib
 
     def cordon(self, device_id: str, cordoned: bool = True) -> None:
         """Take a device out of service for new slices, or put it back.
@@ -114,7 +119,6 @@ class Rooms:
 
     def update(self, devices: Iterable[Device]) -> None:
         """Replace what is known of the devices. One that is missing is unhealthy while it has tenants, then gone."""
-        self._totals = None
         current = {device.device_id: device for device in devices}
         for device_id, room in list(self.by_id.items()):
             if device_id not in current and room.tenants == 0:
@@ -124,6 +128,8 @@ class Rooms:
         for device_id, device in current.items():
             room = self.by_id.setdefault(device_id, Room(device, 0))
             room.device, room.cap_mib = device, cap_mib(device)
+        self.totals = totals(self.by_id.values())
+        self._largest_free_mib = None
 
     def observe(self, device_id: str, device_free_mib: int | None, unfilled_mib: int) -> None:
         """Take over what a device reports as free, and how much of that is promised to its tenants.
@@ -131,24 +137,30 @@ class Rooms:
         Raises:
             KeyError: there is no such device.
         """
-        self._totals = None
         room = self.by_id[device_id]
         room.device_free_mib, room.unfilled_mib = device_free_mib, unfilled_mib
+        self._largest_free_mib = None
 
     def _count(self, slices: Iterable[DeviceSlice], sign: int, observed: Mapping[str, int]) -> None:
-        self._totals = None
+        self._largest_free_mib = None
         for piece in slices:
             room = self.by_id.get(piece.device_id)
             if room is None:
                 continue
-            room.used_mib += sign * piece.memory_mib
-            room.used_cores += sign * piece.cores_percent
+            mib, cores = sign * piece.memory_mib, sign * piece.cores_percent
+            room.used_mib += mib
+            room.used_cores += cores
             room.tenants += sign
             room.exclusive_tenants += sign * piece.exclusive
             room.unfilled_mib += sign * max(0, piece.memory_mib - observed.get(piece.device_id, 0))
+            self.totals.used_mib += mib
+            self.totals.used_cores += cores
+            if room.device.slots:
+                self.totals.used_slots += sign
 
 
-def _totals(rooms: Iterable[Room]) -> Totals:
+def totals(rooms: Iterable[Room]) -> Totals:
+    """The sums, counted anew."""
     sums = Totals()
     for room in rooms:
         device = room.device
@@ -159,5 +171,4 @@ def _totals(rooms: Iterable[Room]) -> Totals:
         sums.used_cores += room.used_cores
         sums.mib += room.cap_mib
         sums.used_mib += room.used_mib + room.leaving_mib
-        sums.largest_free_mib = max(sums.largest_free_mib, room.free_mib)
     return sums

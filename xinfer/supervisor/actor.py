@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import xoscar as xo
 
@@ -22,6 +23,7 @@ from xinfer.protocol import (
 )
 from xinfer.routes import RouteTable
 from xinfer.settings import Settings
+from xinfer.spec import Deployment
 from xinfer.supervisor import admission, views
 from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
 from xinfer.supervisor.registry import Registry
@@ -82,12 +84,20 @@ class ForClients:
             NoCapacity: it does not fit; by how many MiB each device falls short.
         """
         shell = self._shell
-        await shell.settled()
-        admission.require_workers(shell.cluster)
-        # In a thread, because a path is introspected from disk.
-        wanted = await asyncio.to_thread(self._registry.resolve, request, shell.living_workers(), shell.clock())
+        wanted = await self._resolved(request)
         deployment = await shell.launch(lambda: admission.launched(shell.cluster, wanted))
         return self._instance(deployment.model_uid)
+
+    async def explain(self, request: LaunchRequest) -> dict[str, Any]:
+        """What would become of a launch, without making it: where its replicas would go, and every device's reason.
+
+        Raises:
+            InvalidRequest: the request cannot be meant; names the field.
+            NotReady: no worker is there.
+            Conflict: the model_uid is in use.
+        """
+        wanted = await self._resolved(request)
+        return admission.explained(self._shell.cluster, wanted)
 
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
         """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.
@@ -158,6 +168,13 @@ class ForClients:
             lambda: admission.without_replica(shell.cluster, model_uid, replica_id), drop=replica_id
         )
         return deployment.replicas
+
+    async def _resolved(self, request: LaunchRequest) -> Deployment:
+        shell = self._shell
+        await shell.settled()
+        admission.require_workers(shell.cluster)
+        # In a thread, because a path is introspected from disk.
+        return await asyncio.to_thread(self._registry.resolve, request, shell.living_workers(), shell.clock())
 
     def _instance(self, model_uid: str) -> ModelInstance:
         cluster = self._shell.cluster

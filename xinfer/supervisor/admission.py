@@ -3,11 +3,13 @@
 Each answers with the Deployment that is to be stored and then set, or raises.
 """
 
+from typing import Any
+
 import msgspec
 
-from xinfer.errors import Conflict, InvalidRequest, NoCapacity, NotFound, NotReady, UnknownModel
+from xinfer.errors import Conflict, InvalidRequest, NotFound, NotReady, UnknownModel
 from xinfer.spec import Deployment, ReplicaState
-from xinfer.supervisor.capacity import Ledger
+from xinfer.supervisor.capacity import Ledger, Plan, slice_request
 from xinfer.supervisor.cluster import Cluster
 from xinfer.supervisor.records import ModelRecord
 
@@ -55,17 +57,42 @@ def launched(cluster: Cluster, wanted: Deployment) -> Deployment:
     Raises:
         NotReady: no worker is there.
         Conflict: the model_uid is in use.
+        InvalidSliceRequest: its resources cannot be meant.
         NoCapacity: not every replica fits now; by how many MiB each device falls short.
     """
-    require_workers(cluster)
-    model = cluster.models.get(wanted.model_uid)
-    if model is not None and not model.failed:
-        raise Conflict(
-            f"the model_uid {wanted.model_uid!r} is in use; terminate that model first or launch under another uid",
-            param="model_uid",
-        )
-    _require_room(cluster, wanted, wanted.replicas, without=(wanted.model_uid,))
+    _require_free_uid(cluster, wanted.model_uid)
+    _plan(cluster, wanted, wanted.replicas, without=(wanted.model_uid,)).require_all()
     return wanted
+
+
+def explained(cluster: Cluster, wanted: Deployment) -> dict[str, Any]:
+    """What ``launched`` would say and where the replicas would go, with every device; nothing is changed. JSON values.
+
+    The explanation is about the first replica that does not fit; if all fit, about the first one.
+
+    Raises:
+        NotReady: no worker is there.
+        Conflict: the model_uid is in use.
+        InvalidSliceRequest: its resources cannot be meant.
+    """
+    _require_free_uid(cluster, wanted.model_uid)
+    without = (wanted.model_uid,)
+    before = Ledger(cluster.models, cluster.workers, count_leaving=False, without=without).explain(wanted)
+    plan = _plan(cluster, wanted, wanted.replicas, without)
+    explanation = plan.explanation or msgspec.structs.replace(before, placement=next(iter(plan.places), None))
+    answer: dict[str, Any] = msgspec.to_builtins(
+        {
+            "model_uid": wanted.model_uid,
+            "engine": wanted.engine,
+            "replicas": wanted.replicas,
+            "request": slice_request(wanted),
+            "fits": not plan.reason,
+            "message": plan.reason or f"{len(plan.places)} of {wanted.replicas} replicas fit",
+            "placements": plan.places,
+            "explanation": explanation,
+        }
+    )
+    return answer
 
 
 def rescaled(cluster: Cluster, model_uid: str, replicas: int) -> Deployment:
@@ -81,7 +108,7 @@ def rescaled(cluster: Cluster, model_uid: str, replicas: int) -> Deployment:
     added = replicas - deployment.replicas
     if added > 0:
         require_workers(cluster)
-        _require_room(cluster, deployment, added)
+        _plan(cluster, deployment, added).require_all()
     return msgspec.structs.replace(deployment, replicas=replicas)
 
 
@@ -115,8 +142,16 @@ def require_cancellable(cluster: Cluster, model_uid: str) -> None:
         raise Conflict(f"model {model_uid!r} is ready, there is no launch to cancel; terminate it instead")
 
 
-def _require_room(cluster: Cluster, deployment: Deployment, count: int, without: tuple[str, ...] = ()) -> None:
+def _require_free_uid(cluster: Cluster, model_uid: str) -> None:
+    require_workers(cluster)
+    model = cluster.models.get(model_uid)
+    if model is not None and not model.failed:
+        raise Conflict(
+            f"the model_uid {model_uid!r} is in use; terminate that model first or launch under another uid",
+            param="model_uid",
+        )
+
+
+def _plan(cluster: Cluster, deployment: Deployment, count: int, without: tuple[str, ...] = ()) -> Plan:
     ledger = Ledger(cluster.models, cluster.workers, count_leaving=False, without=without)
-    places, reason = ledger.plan(deployment, count, cluster.policy)
-    if len(places) < count:
-        raise NoCapacity(reason)
+    return ledger.plan(deployment, count, cluster.policy, advise=True)

@@ -4,16 +4,42 @@ Committed is what was assigned, whether or not it runs already. A replica that w
 memory until it is gone: it counts against placing now, not against admitting a launch, which may wait for it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from xinfer.devices import Device, DeviceSlice, Placement
+from xinfer.errors import NoCapacity
 from xinfer.protocol import WorkerHello
+from xinfer.slices.explain import Explanation, explain
+from xinfer.slices.request import SliceRequest
+from xinfer.slices.rooms import Rooms
 from xinfer.spec import Deployment, ResourceRequest
 from xinfer.supervisor import sizing
-from xinfer.supervisor.placement.base import DeviceRoom, Need, PlacementPolicy, WorkerRoom, shortfalls
+from xinfer.supervisor.events import ReplicaKey
+from xinfer.supervisor.placement.base import PlacementPolicy
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 
 CPU = "cpu"
+
+
+class Plan(NamedTuple):
+    """Places for replicas and, if there are not enough of them, why."""
+
+    places: list[Placement]
+    reason: str = ""
+    explanation: Explanation | None = None
+    """What stands against every device, where it is the devices that the next replica does not fit on."""
+
+    def require_all(self) -> None:
+        """Whether every replica has a place.
+
+        Raises:
+            NoCapacity: not every one; by how many MiB each device falls short.
+        """
+        if self.reason:
+            raise NoCapacity(self.reason, details=self.explanation.details() if self.explanation else None)
 
 
 class Ledger:
@@ -29,75 +55,135 @@ class Ledger:
     ) -> None:
         """``without``: model_uids whose replicas are not counted, because they are about to go."""
         self._hellos = [worker.hello for worker in workers.values() if worker.alive]
-        self._rooms = {
-            (hello.worker_id, device.device_id): DeviceRoom(device)
-            for hello in self._hellos
-            for device in hello.devices
-        }
+        self._books: dict[bool, dict[str, Rooms]] = {}
+        """Opened when they are asked for. A replica runs on CPUs or on accelerators, so there is one for each."""
         placed = [(uid, replica) for uid, model in models.items() for replica in model.replicas.values()]
-        for uid, replica in placed:
-            if uid not in without:
-                self._commit(replica.worker_id, replica.slices)
-        if count_leaving:
-            current = {(replica.worker_id, replica.key) for _, replica in placed}
-            self._count_leaving(workers.values(), current)
+        self._committed = [(uid, replica.worker_id, replica.slices) for uid, replica in placed if uid not in without]
+        current = {(replica.worker_id, replica.key) for _, replica in placed}
+        self._leaving = list(_leaving(workers.values(), current)) if count_leaving else []
 
-    def plan(self, deployment: Deployment, count: int, policy: PlacementPolicy) -> tuple[list[Placement], str]:
-        """Places for up to ``count`` replicas, booked here at once, and why there are not more (empty: all placed)."""
-        need = Need(
-            devices=deployment.request.devices,
-            memory_mib=sizing.memory_mib(deployment),
-            cores_percent=deployment.request.cores_percent,
-        )
-        candidates, reason = candidate_workers(self._hellos, deployment.engine, deployment.request)
+    def plan(self, deployment: Deployment, count: int, policy: PlacementPolicy, *, advise: bool = False) -> Plan:
+        """Places for up to ``count`` replicas, booked here at once. ``advise``: also look for what would fit instead.
+
+        Raises:
+            InvalidSliceRequest: the resources that the deployment asks for cannot be meant.
+        """
+        rooms, reason = self._rooms_for(deployment)
+        places: list[Placement] = []
+        while rooms and len(places) < count:
+            request = self._request(deployment, rooms)
+            place = policy.place(request, rooms)
+            if place is None:
+                explanation = explain(request, rooms, advise=advise)
+                already = f" ({len(places)} of {count} replicas fit)" if places else ""
+                need = f"a replica of {deployment.model_uid!r} needs {in_words(request)}{already}"
+                return Plan(places, f"{need}: {explanation.message}", explanation)
+            self._commit(deployment.model_uid, place.worker_id, place.slices)
+            places.append(place)
+        return Plan(places, reason)
+
+    def explain(self, deployment: Deployment) -> Explanation:
+        """What stands for and against every device that one more replica could use.
+
+        Raises:
+            InvalidSliceRequest: the resources that the deployment asks for cannot be meant.
+        """
+        rooms, _ = self._rooms_for(deployment)
+        return explain(self._request(deployment, rooms), rooms)
+
+    def _book(self, *, on_cpu: bool) -> dict[str, Rooms]:
+        """By worker, its CPU or its accelerators, with everything that is committed on them."""
+        book = self._books.get(on_cpu)
+        if book is not None:
+            return book
+        book = {
+            hello.worker_id: Rooms(
+                [device for device in hello.devices if (device.kind == CPU) == on_cpu],
+                worker_id=hello.worker_id,
+                name=hello.name,
+            )
+            for hello in self._hellos
+        }
+        for _, worker_id, slices in self._committed:
+            if worker_id in book:
+                book[worker_id].take(slices)
+        for worker_id, slices in self._leaving:
+            if worker_id in book:
+                book[worker_id].hold(slices)
+        self._books[on_cpu] = book
+        return book
+
+    def _commit(self, model_uid: str, worker_id: str, slices: tuple[DeviceSlice, ...]) -> None:
+        self._committed.append((model_uid, worker_id, slices))
+        for book in self._books.values():
+            book[worker_id].take(slices)
+
+    def _rooms_for(self, deployment: Deployment) -> tuple[list[Rooms], str]:
+        """The devices that a replica may use, by worker; where no worker may run it, the reason."""
+        hellos, reason = candidate_workers(self._hellos, deployment.engine, deployment.request)
         if reason:
             return [], reason
-        rooms = self._worker_rooms(candidates, deployment.request)
-        places: list[Placement] = []
-        while len(places) < count:
-            place = policy.place(need, rooms)
-            if place is None:
-                return places, self._refusal(deployment, need, rooms, len(places), count)
-            self._commit(place.worker_id, place.slices)
-            places.append(place)
-        return places, ""
+        book = self._book(on_cpu=uses_cpu(hellos, deployment.request))
+        return [book[hello.worker_id] for hello in hellos], ""
 
-    def _commit(self, worker_id: str, slices: Iterable[DeviceSlice]) -> None:
-        for piece in slices:
-            room = self._rooms.get((worker_id, piece.device_id))
-            if room is not None:
-                room.committed_mib += piece.memory_mib
-                room.committed_cores += piece.cores_percent
-                room.replicas += 1
+    def _request(self, deployment: Deployment, rooms: Iterable[Rooms]) -> SliceRequest:
+        request = slice_request(deployment)
+        if not deployment.request.anti_affinity:
+            return request
+        by_worker = {worker.worker_id: worker.by_id for worker in rooms}
+        cards = {
+            by_worker[worker_id][piece.device_id].card
+            for uid, worker_id, slices in self._committed
+            for piece in slices
+            if uid == deployment.model_uid and piece.device_id in by_worker.get(worker_id, ())
+        }
+        return msgspec.structs.replace(request, anti_affinity=frozenset(cards))
 
-    def _count_leaving(self, workers: Iterable[WorkerRecord], current: Collection[tuple[str, tuple[str, int]]]) -> None:
-        for worker in workers:
-            for key, status in worker.reported().items():
-                if (worker.worker_id, key) in current or status.state.is_final:
-                    continue
-                for piece in status.slices:
-                    room = self._rooms.get((worker.worker_id, piece.device_id))
-                    if room is not None:
-                        room.leaving_mib += piece.memory_mib
 
-    def _worker_rooms(self, hellos: Sequence[WorkerHello], request: ResourceRequest) -> list[WorkerRoom]:
-        allowed = allowed_devices(hellos, request)
-        return [
-            WorkerRoom(
-                hello.worker_id,
-                hello.name,
-                [self._rooms[hello.worker_id, device.device_id] for device in allowed[hello.worker_id]],
-            )
-            for hello in hellos
-        ]
+def _leaving(
+    workers: Iterable[WorkerRecord], current: Collection[tuple[str, ReplicaKey]]
+) -> Iterator[tuple[str, tuple[DeviceSlice, ...]]]:
+    """What is still held by replicas that have no place any more, by worker."""
+    for worker in workers:
+        for key, status in worker.reported().items():
+            if (worker.worker_id, key) not in current and not status.state.is_final:
+                yield worker.worker_id, status.slices
 
-    def _refusal(self, deployment: Deployment, need: Need, rooms: Sequence[WorkerRoom], placed: int, count: int) -> str:
-        devices = "one device" if need.devices == 1 else f"each of {need.devices} devices of one worker"
-        already = f" ({placed} of {count} replicas fit)" if placed else ""
-        return (
-            f"a replica of {deployment.model_uid!r} needs {need.memory_mib} MiB on {devices}{already}: "
-            f"{shortfalls(need, rooms)}"
-        )
+
+def slice_request(deployment: Deployment) -> SliceRequest:
+    """What one replica asks for; memory that is not given is estimated.
+
+    Raises:
+        InvalidSliceRequest: it cannot be meant; names the field.
+    """
+    request = deployment.request
+    by_percent = request.memory_percent is not None
+    return SliceRequest(
+        count=request.devices,
+        memory_mib=request.memory_mib if by_percent else sizing.memory_mib(deployment),
+        memory_percent=request.memory_percent,
+        cores=request.cores_percent,
+        exclusive=request.exclusive,
+        types=request.device_types,
+        types_denied=request.device_types_denied,
+        indices=request.device_indices,
+        uuids=request.device_uuids,
+        uuids_denied=request.device_uuids_denied,
+        numa_bind=request.numa_bind,
+        worker_policy=request.worker_policy,
+        device_policy=request.device_policy,
+        weights=request.weights,
+    )
+
+
+def in_words(request: SliceRequest) -> str:
+    """What a replica asks for: "100 MiB and 20 % of the cores on one device"."""
+    memory = (
+        f"{request.memory_mib} MiB" if request.memory_mib is not None else f"{request.memory_percent} % of the memory"
+    )
+    cores = " and all cores" if request.exclusive else f" and {request.cores} % of the cores" if request.cores else ""
+    devices = "one device" if request.count == 1 else f"each of {request.count} devices of one worker"
+    return f"{memory}{cores} on {devices}"
 
 
 def candidate_workers(
@@ -116,22 +202,25 @@ def candidate_workers(
     return offering, ""
 
 
-def allowed_devices(hellos: Iterable[WorkerHello], request: ResourceRequest) -> dict[str, list[Device]]:
-    """By worker_id, the devices that a request may use.
+def uses_cpu(hellos: Collection[WorkerHello], request: ResourceRequest) -> bool:
+    """Whether a request is for CPUs rather than accelerators.
 
     "any" means accelerators as soon as one of the workers has one: nobody who has accelerators wants a replica to end
     up on a CPU because they are full.
     """
-    hellos = list(hellos)
-    kind = request.device_kind
-    if kind == "any":
-        kind = "accelerator" if any(d.kind != CPU for hello in hellos for d in hello.devices) else CPU
+    if request.device_kind == "any":
+        return all(device.kind == CPU for hello in hellos for device in hello.devices)
+    return request.device_kind == CPU
+
+
+def allowed_devices(hellos: Collection[WorkerHello], request: ResourceRequest) -> dict[str, list[Device]]:
+    """By worker_id, the devices that a request may use, of the right kind and with the right index."""
+    on_cpu = uses_cpu(hellos, request)
     return {
         hello.worker_id: [
             device
             for device in hello.devices
-            if (device.kind == CPU) == (kind == CPU)
-            and (not request.device_indices or device.index in request.device_indices)
+            if (device.kind == CPU) == on_cpu and (not request.device_indices or device.index in request.device_indices)
         ]
         for hello in hellos
     }

@@ -247,8 +247,9 @@ class Cluster:
         for model in sorted(self.models.values(), key=lambda m: (m.deployment.created_at, m.deployment.model_uid)):
             if model.missing <= 0:
                 continue
-            places, model.pending_reason = ledger.plan(model.deployment, model.missing, self.policy)
-            for replica_id, place in zip(model.free_ids(len(places)), places, strict=True):
+            plan = ledger.plan(model.deployment, model.missing, self.policy)
+            model.pending_reason = plan.reason
+            for replica_id, place in zip(model.free_ids(len(plan.places)), plan.places, strict=True):
                 self._generation += 1
                 model.replicas[replica_id] = PlacedReplica(replica_id, self._generation, place.worker_id, place.slices)
 

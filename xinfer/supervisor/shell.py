@@ -35,7 +35,8 @@ from xinfer.supervisor.events import (
 from xinfer.supervisor.signal import Signal
 from xinfer.supervisor.store import Remembered, Store
 
-PLACEMENT = "least_committed"
+PLACEMENT = "spread"
+"""The placement policy of a launch that names none."""
 
 Clock = Callable[[], float]
 """Epoch seconds."""

@@ -94,4 +94,5 @@ def worker_info(worker: WorkerRecord, now: float) -> WorkerInfo:
         alive=worker.alive,
         last_seen_s_ago=max(0.0, now - worker.last_seen),
         replicas=worker.report.replicas,
+        uses=worker.report.uses,
     )

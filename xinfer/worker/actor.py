@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import socket
 
+import msgspec
 import xoscar as xo
 
 import xinfer
@@ -12,10 +13,10 @@ from xinfer.actors import Unanswered, answer
 from xinfer.processes import host_id
 from xinfer.protocol import WORKER_UID, Assignments, WorkerHello
 from xinfer.settings import Settings
+from xinfer.worker.devices import DeviceWatch
 from xinfer.worker.events import Assigned
 from xinfer.worker.folders import ReplicaFolders
 from xinfer.worker.identity import Slot, claim_slot
-from xinfer.worker.inventory.base import all_devices
 from xinfer.worker.link import FindSupervisor, SupervisorLink
 from xinfer.worker.offers import engine_offers
 from xinfer.worker.runtime import WorkerRuntime
@@ -35,7 +36,7 @@ class WorkerActor(xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no t
 
     async def identify(self) -> WorkerHello:
         """Who this is: another worker may have been started at the same address."""
-        return self._hello
+        return msgspec.structs.replace(self._hello, devices=self._runtime.devices)
 
     async def replica_log(self, replica_id: str, lines: int) -> str:
         """The last lines that the latest process of a replica wrote.
@@ -108,7 +109,8 @@ async def start_worker(
     """
     slot = claim_slot(settings.home)
     try:
-        devices = all_devices()
+        devices = DeviceWatch()
+        look = await asyncio.to_thread(devices.look)
         hello = WorkerHello(
             worker_id=slot.worker_id,
             incarnation=secrets.token_hex(8),
@@ -116,14 +118,15 @@ async def start_worker(
             address=address,
             host_id=host_id(),
             version=xinfer.__version__,
-            devices=devices,
+            devices=look.devices,
             engines=engine_offers(),
         )
-        runtime = WorkerRuntime(settings, ReplicaFolders(slot.path / "replicas"), devices, host)
+        runtime = WorkerRuntime(settings, ReplicaFolders(slot.path / "replicas"), look, host)
         await runtime.adopt()
         actor = await xo.create_actor(WorkerActor, hello, runtime, address=address, uid=WORKER_UID)
     except BaseException:
         slot.release()
         raise
+    runtime.watch(devices)
     link = SupervisorLink(hello, runtime, find_supervisor, settings.heartbeat_s)
     return WorkerHandle(hello, slot, runtime, link, actor)

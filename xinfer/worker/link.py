@@ -5,9 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import xoscar as xo
 
 from xinfer.actors import Unanswered, answer
+from xinfer.devices import Device
 from xinfer.errors import XinferError
 from xinfer.protocol import SUPERVISOR_UID, Ack, WorkerHello, WorkerReport
 from xinfer.worker.events import Assigned, Joined
@@ -35,6 +37,8 @@ class SupervisorLink:
         self._find_supervisor = find_supervisor
         self._heartbeat_s = heartbeat_s
         self._sequence = 0
+        self._told: tuple[Device, ...] = ()
+        """The devices that the supervisor knows of."""
         self._supervisor: Any = None
 
     async def run(self) -> None:
@@ -66,9 +70,15 @@ class SupervisorLink:
     async def _join(self) -> None:
         address = await answer(self._find_supervisor())
         self._supervisor = await answer(xo.actor_ref(SUPERVISOR_UID, address=address))
-        self._runtime.changed.clear()
-        ack: Ack = await answer(self._supervisor.join(self._hello, self._report()))
+        await self._say_hello()
         log.info("joined the supervisor at %s as %s", address, self._hello.worker_id)
+
+    async def _say_hello(self) -> None:
+        self._runtime.changed.clear()
+        devices = self._runtime.devices
+        hello = msgspec.structs.replace(self._hello, devices=devices)
+        ack: Ack = await answer(self._supervisor.join(hello, self._report()))
+        self._told = devices
         self.joined.set()
         self._runtime.post(Joined(ack.assignments))
 
@@ -81,6 +91,9 @@ class SupervisorLink:
                     await self._runtime.changed.wait()
             except TimeoutError:
                 pass  # a heartbeat: the same report again
+            if self._runtime.devices != self._told:
+                await self._say_hello()  # only a hello names devices, and it may be said again
+                continue
             self._runtime.changed.clear()
             ack: Ack = await answer(self._supervisor.report(self._report()))
             known = ack.known
@@ -95,4 +108,5 @@ class SupervisorLink:
             sequence=self._sequence,
             assignments_version=self._runtime.assignments_version,
             replicas=self._runtime.statuses(),
+            uses=self._runtime.uses,
         )

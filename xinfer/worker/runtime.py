@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from xinfer.devices import Device
+from xinfer.devices import Device, DeviceUse
 from xinfer.errors import describe
 from xinfer.protocol import Assignment, LaunchOrder, ReplicaStatus
 from xinfer.settings import Settings
 from xinfer.worker.core import WorkerCore
+from xinfer.worker.devices import DeviceWatch, Look, Tenant, watch_devices
 from xinfer.worker.enforce.base import grant
 from xinfer.worker.events import Adopted, Command, End, Ended, Event, Kill, Leave, Report, Spawn, Started, Tick
 from xinfer.worker.folders import ReplicaFolders
@@ -31,16 +32,15 @@ def steady_clock() -> Callable[[], float]:
 class WorkerRuntime:
     """Owns the processes of a worker. ``changed`` is set whenever there is something new to report."""
 
-    def __init__(self, settings: Settings, folders: ReplicaFolders, devices: tuple[Device, ...], host: str) -> None:
+    def __init__(self, settings: Settings, folders: ReplicaFolders, look: Look, host: str) -> None:
         self.changed = asyncio.Event()
         self._settings = settings
         self._folders = folders
-        self._devices = {device.device_id: device for device in devices}
+        self._look = look
         self._host = host
         self._clock = steady_clock()
-        self._core = WorkerCore(
-            LeaseBook(devices), drain_s=settings.drain_timeout_s, new_instance=lambda: secrets.token_hex(6)
-        )
+        self._book = LeaseBook(look.devices)
+        self._core = WorkerCore(self._book, drain_s=settings.drain_timeout_s, new_instance=lambda: secrets.token_hex(6))
         self._processes: dict[str, ReplicaProcess] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,6 +53,16 @@ class WorkerRuntime:
     def assignments_version(self) -> tuple[int, int]:
         """(epoch, version) of the Assignments it works by."""
         return self._core.assignments_version
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device as it is known now; a lost one is not healthy."""
+        return self._look.devices
+
+    @property
+    def uses(self) -> tuple[DeviceUse, ...]:
+        """What the devices reported last."""
+        return self._look.uses
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """Every replica as it is now."""
@@ -82,6 +92,10 @@ class WorkerRuntime:
             log.info("adopted replica %s, process %d", order.replica_id, process.process.pid)
             self._follow(process)
             self.post(Adopted(process.instance, assignment, process.process.pid, process.address, view))
+
+    def watch(self, devices: DeviceWatch) -> None:
+        """Look at the devices from time to time, until ``detach``."""
+        self._run(watch_devices(devices, self._settings.device_period_s, self._tenants, self._take))
 
     def post(self, event: Event) -> None:
         """Let the core handle an event, and carry out what it says."""
@@ -130,7 +144,12 @@ class WorkerRuntime:
 
     def _spawn(self, command: Spawn) -> None:
         assignment = command.assignment
-        granted = grant(command.lease, assignment.deployment, self._devices)
+        devices = {device.device_id: device for device in self.devices}
+        gone = [piece.device_id for piece in command.lease.slices if piece.device_id not in devices]
+        if gone:  # it was adopted, and the device did not outlive the worker that had it
+            self.post(Ended(command.instance, f"there is no device {gone[0]} here any more", load_error=True))
+            return
+        granted = grant(command.lease, assignment.deployment, devices, self._look.means)
         order = LaunchOrder(
             replica_id=assignment.replica_id,
             instance=command.instance,
@@ -165,6 +184,19 @@ class WorkerRuntime:
             if not self._processes:
                 self._idle.set()
         self.post(event)
+
+    def _tenants(self) -> list[Tenant]:
+        return [
+            Tenant(process.order.replica_id, process.process.pid, process.order.slices)
+            for process in self._processes.values()
+        ]
+
+    def _take(self, look: Look) -> None:
+        before, self._look = self._look, look
+        if look.devices != before.devices:
+            self._book.update(look.devices)
+            self.post(Tick())  # what waited for room may have it now
+            self.changed.set()
 
     def _schedule_tick(self) -> None:
         if self._tick is not None:

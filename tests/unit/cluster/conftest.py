@@ -16,7 +16,7 @@ from xinfer.supervisor.events import (
     WorkerLeft,
     WorkerReported,
 )
-from xinfer.supervisor.placement.least_committed import POLICY
+from xinfer.supervisor.placement.spread import POLICY
 
 TIMEOUT_S = 10.0
 

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter, Request
 
 from xinfer import __version__
-from xinfer.api.cards import instance_info, replica_info
+from xinfer.api.cards import device_cards, instance_info, replica_info
 from xinfer.api.state import state_of
 from xinfer.errors import SupervisorAway
 from xinfer.protocol import ClusterInfo, WorkerInfo
@@ -58,6 +58,16 @@ async def workers(request: Request) -> list[Any]:
     """Name, address, devices and engines of each."""
     info: ClusterInfo = await state_of(request).supervisor.call("info")
     return [_worker(worker) for worker in info.workers]
+
+
+@router.get("/v1/cluster/devices", summary="Each device of each worker as its slices")
+async def devices(request: Request) -> list[Any]:
+    """What each device has, what of it is reserved and for which replica, what is used, and what holds it to that.
+
+    All memory in MiB; ``null`` where nobody can tell.
+    """
+    info: ClusterInfo = await state_of(request).supervisor.call("info")
+    return [card for worker in info.workers for card in device_cards(worker)]
 
 
 @router.get("/v1/engines", summary="The engines, and whether each worker has them")

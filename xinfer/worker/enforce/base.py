@@ -1,36 +1,69 @@
 """From a lease to a Grant: one module per enforcer in this package, each exposing ``ENFORCER``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Protocol
 
 from xinfer import plugins
-from xinfer.devices import Device, Grant, Lease
+from xinfer.devices import Device, Grant, Hold, Lease, Strength
 from xinfer.spec import Deployment, Format
 from xinfer.worker.enforce.cpu import granted_threads
+from xinfer.worker.enforce.means import ALLOCATOR, Means
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """For weights that are on disk: libraries would ask the hub for newer ones, and wait where there is no network."""
 
 
 class Enforcer(Protocol):
-    """Holds replicas to their slices of one kind of device."""
+    """One mechanism that holds replicas to their slices."""
 
-    kind: ClassVar[str]
-    """The ``Device.kind`` it is for."""
+    name: ClassVar[str]
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device]) -> dict[str, str]:
+    def hold(self, device: Device, means: Means, /) -> Hold | None:
+        """What it holds on a device, and how firmly; None: nothing, there or here."""
+
+    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means, /) -> dict[str, str]:
         """Variables that hold a process to its lease.
 
-        Asked for every replica, also for one that has no slice of this kind: that one has to be kept off it.
+        Asked for every replica, also for one that has no slice of a device that it is for.
         """
 
 
-def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device]) -> Grant:
-    """The lease with the environment of the engine's process; the deployment's own variables win."""
-    enforcers: list[Enforcer] = plugins.exposed("xinfer.worker.enforce", "ENFORCER")
+def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device], means: Means) -> Grant:
+    """The lease with the environment of the engine's process; the deployment's own variables win.
+
+    Raises:
+        KeyError: a slice is of a device that is not in ``devices``.
+    """
     env: dict[str, str] = {}
     if deployment.spec.format is not Format.NONE:
         env |= OFFLINE
-    for enforcer in enforcers:
-        env |= enforcer.environment(lease, devices)
-    return Grant(lease=lease, env=env | deployment.envs, threads=granted_threads(lease, devices))
+    for enforcer in _enforcers():
+        env |= enforcer.environment(lease, devices, means)
+    wanted = dict(deployment.envs)
+    if ALLOCATOR in env and ALLOCATOR in wanted:  # a list of options: the later of two wins, and the others stay
+        wanted[ALLOCATOR] = f"{env[ALLOCATOR]},{wanted[ALLOCATOR]}"
+    return Grant(lease=lease, env=env | wanted, threads=granted_threads(lease, devices))
+
+
+def held(device: Device, means: Means) -> Hold:
+    """How replicas are held to their slices of a device by all enforcers together: the firmest of each."""
+    holds = {enforcer.name: hold for enforcer in _enforcers() if (hold := enforcer.hold(device, means)) is not None}
+    by = list(holds.values())
+    memory = _firmest(hold.memory for hold in by)
+    decisive = [hold for hold in by if hold.memory == memory]
+    return Hold(
+        memory=memory,
+        cores=_firmest(hold.cores for hold in by),
+        view="slice" if any(hold.view == "slice" for hold in by) else "device",
+        per="process" if decisive and all(hold.per == "process" for hold in decisive) else "replica",
+        by=tuple(holds),
+    )
+
+
+def _firmest(strengths: Iterable[Strength]) -> Strength:
+    order: tuple[Strength, ...] = ("none", "soft", "hard")
+    return max(strengths, key=order.index, default="none")
+
+
+def _enforcers() -> list[Enforcer]:
+    return plugins.exposed("xinfer.worker.enforce", "ENFORCER")

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from xinfer.devices import Device, Lease
+from xinfer.devices import Device, Hold, Lease
+from xinfer.worker.enforce.means import Means
 
 DEFAULT_THREADS = 4
 """More threads speed up small batches little, and several replicas share the machine."""
@@ -23,14 +24,18 @@ HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ASCEND_RT_VISI
 class CpuEnforcer:
     """Bounds threads; keeps replicas that have only CPU slices off the accelerators."""
 
-    kind: ClassVar[str] = "cpu"
+    name: ClassVar[str] = "threads"
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device]) -> dict[str, str]:
+    def hold(self, device: Device, _means: Means) -> Hold | None:
+        """Cores, softly."""
+        return Hold(cores="soft") if device.kind == "cpu" else None
+
+    def environment(self, lease: Lease, devices: Mapping[str, Device], _means: Means) -> dict[str, str]:
         """Thread counts of the numeric libraries."""
         threads = str(granted_threads(lease, devices))
         # The tokenizers' own thread pool deadlocks after a fork, and gains nothing on single prompts.
         env = dict.fromkeys(THREAD_VARIABLES, threads) | {"TOKENIZERS_PARALLELISM": "false"}
-        on_cpu_only = all(devices[one.device_id].kind == self.kind for one in lease.slices)
+        on_cpu_only = all(devices[one.device_id].kind == "cpu" for one in lease.slices)
         return env | HIDDEN if on_cpu_only else env
 
 
