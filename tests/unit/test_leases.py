@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from xinfer.devices import Device, DeviceSlice
+from xinfer.devices import Device, DeviceSlice, DeviceUse, Hold
 from xinfer.errors import Conflict, NoCapacity
 from xinfer.slices.request import SliceRequest
 from xinfer.spec import Policy
@@ -204,24 +204,63 @@ def test_where_nothing_enforces_only_what_the_device_really_has_is_given_away() 
     book = LeaseBook([card(), card("gpu-1")])
     book.book("a", 1, (part(400),))
     # Of its 400 MiB, "a" has filled 100; a stranger uses 350; the device has 550 left, 300 of it promised to "a".
-    book.observe({("a", 1): {"gpu-0": 100}}, {"gpu-0": 550})
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=450, free_mib=550, by_replica={"a": 100})])
     assert book.free_mib("gpu-0") == 250
     assert book.free_mib("gpu-1") == 1000
     book.book("b", 1, (part(200),))
     assert book.free_mib("gpu-0") == 50
+    with pytest.raises(NoCapacity, match="falls short by 10 MiB"):
+        book.book("c", 1, (part(60),))
     # "b" ends before it used anything; then "a" does, and its 100 MiB are free when the device has said so.
     book.release("b", 1)
     assert book.free_mib("gpu-0") == 250
     book.release("a", 1)
     assert book.free_mib("gpu-0") == 550
-    book.observe({}, {"gpu-0": 650})
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=350, free_mib=650), DeviceUse(device_id="gone", free_mib=1)])
     assert book.free_mib("gpu-0") == 650
-    book.observe({}, {})
+    book.observe([DeviceUse(device_id="gpu-0")])
     assert book.free_mib("gpu-0") == 1000
 
 
 def test_who_uses_more_than_his_slice_takes_it_from_the_others() -> None:
     book = LeaseBook([card()])
     book.book("a", 1, (part(400),))
-    book.observe({("a", 1): {"gpu-0": 700}}, {"gpu-0": 300})
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=700, free_mib=300, by_replica={"a": 700})])
     assert book.free_mib("gpu-0") == 300
+
+
+def test_where_processes_cannot_be_told_apart_nothing_is_counted_twice() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(400),))
+    book.book("b", 1, (part(200),))
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=500, free_mib=500)])
+    assert book.free_mib("gpu-0") == 400
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=900, free_mib=100)])
+    assert book.free_mib("gpu-0") == 100
+
+
+@pytest.mark.parametrize(
+    ("hold", "free_mib"),
+    [
+        (Hold(memory="hard"), 600),
+        (Hold(memory="hard", per="process"), 300),
+        (Hold(memory="soft"), 300),
+    ],
+)
+def test_where_every_replica_is_held_to_its_slice_the_books_are_enough(hold: Hold, free_mib: int) -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(400),))
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=700, free_mib=300, by_replica={"a": 700}, hold=hold)])
+    assert book.free_mib("gpu-0") == free_mib
+
+
+def test_what_is_used_belongs_to_the_generation_that_runs() -> None:
+    book = LeaseBook([card()])
+    book.book("a", 1, (part(300),))
+    book.book("a", 2, (part(300),))
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=300, free_mib=700, by_replica={"a": 300})])
+    assert book.free_mib("gpu-0") == 400
+    book.release("a", 1)
+    assert book.free_mib("gpu-0") == 400
+    book.observe([DeviceUse(device_id="gpu-0", used_mib=0, free_mib=1000)])
+    assert book.free_mib("gpu-0") == 700

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from xinfer.devices import Device, DeviceSlice, Lease
+from xinfer.devices import Device, DeviceSlice, DeviceUse, Lease
 from xinfer.errors import Conflict, NoCapacity
 from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Room, totals
@@ -34,7 +34,7 @@ asks = st.lists(
 @given(st.lists(asks, max_size=6), st.randoms())
 def test_giving_everything_back_in_any_order_restores_the_book(wanted: list[list[DeviceSlice]], random) -> None:
     book = LeaseBook([card("gpu-0", slots=3), card("gpu-1")])
-    book.observe({}, {"gpu-1": 900})
+    book.observe([DeviceUse(device_id="gpu-1", free_mib=900)])
     before = copy.deepcopy(book.rooms.by_id)
     booked: list[Lease] = []
     for number, slices in enumerate(wanted):
@@ -55,6 +55,7 @@ DEVICES = (
     card("gpu-3", name="NVIDIA A100", uuid="GPU-c", parent_uuid="GPU-c", numa=1, cap_cores=30),
 )
 replicas = st.sampled_from("abcdef")
+amounts = st.integers(0, 1000)
 generations = st.integers(1, 3)
 device_ids = st.sampled_from([device.device_id for device in DEVICES])
 requests = st.builds(
@@ -204,11 +205,9 @@ class Bank(RuleBasedStateMachine):
             self.devices[device_id] = original
         self.book.update(self.devices.values())
 
-    @rule(
-        used=st.dictionaries(device_ids, st.integers(0, 1000)), free=st.dictionaries(device_ids, st.integers(0, 1000))
-    )
-    def observe(self, used: dict[str, int], free: dict[str, int]) -> None:
-        self.book.observe(dict.fromkeys(self.leases, used), free)
+    @rule(device_id=device_ids, used=amounts, free=st.none() | amounts, told=st.dictionaries(replicas, amounts))
+    def observe(self, device_id: str, used: int, free: int | None, told: dict[str, int]) -> None:
+        self.book.observe([DeviceUse(device_id=device_id, used_mib=used, free_mib=free, by_replica=told)])
 
     def fitting_sets(self, request: SliceRequest) -> list[set[str]]:
         """Every set of devices that would do, found by trying all."""

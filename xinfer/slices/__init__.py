@@ -2,6 +2,7 @@
 
 ``request``  what one replica asks for
 ``rooms``    the devices of a worker and what is taken of them
+``usage``    what devices report, against what is reserved
 ``fit``      whether a device may take a slice, and the reason if not
 ``score``    how full a device or a worker is
 ``choose``   which devices of one worker

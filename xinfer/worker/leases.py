@@ -4,18 +4,19 @@ The key of a lease is (replica_id, generation): booking it again returns the lea
 generation of a replica holds a lease, an earlier one gets none. So a message may come twice, or too late.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from xinfer.devices import Device, DeviceSlice, Lease
+from xinfer.devices import Device, DeviceSlice, DeviceUse, Lease
 from xinfer.errors import Conflict
 from xinfer.slices.choose import choose
 from xinfer.slices.explain import explain, no_capacity, summary, verdict
 from xinfer.slices.fit import Reason, closed, is_whole, lack
 from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Rooms
+from xinfer.slices.usage import limits_itself, used_by
 
 Key = tuple[str, int]
 """(replica_id, generation)."""
@@ -129,21 +130,27 @@ class LeaseBook:
             entry.lease for entry in self._all() if entry.expires_at is not None and entry.expires_at <= now
         )
 
-    def observe(self, used_mib: Mapping[Key, Mapping[str, int]], device_free_mib: Mapping[str, int]) -> None:
-        """Take over what is really used: MiB by lease and device, and what devices report as free.
+    def observe(self, uses: Iterable[DeviceUse]) -> None:
+        """Take over what devices report. From then on one that holds nobody to his slice gives away only what is free.
 
-        From then on a device in ``device_free_mib`` gives away no more than it really has. Leave out those where an
-        enforcer holds every replica to its slice.
+        What others use there counts, and so does what our replicas have booked and not used yet.
         """
-        unfilled = dict.fromkeys(self.rooms.by_id, 0)
-        for entry in self._all():
-            key = (entry.lease.replica_id, entry.lease.generation)
-            entry.observed_mib = dict(used_mib.get(key, entry.observed_mib))
-            for piece in entry.tenancy:
-                if piece.device_id in unfilled:
-                    unfilled[piece.device_id] += max(0, piece.memory_mib - entry.observed_mib.get(piece.device_id, 0))
-        for device_id, promised_mib in unfilled.items():
-            self.rooms.observe(device_id, device_free_mib.get(device_id), promised_mib)
+        for use in uses:
+            if use.device_id not in self.rooms.by_id:
+                continue
+            held = [
+                (entry, piece.memory_mib)
+                for entry in self._all()
+                for piece in entry.tenancy
+                if piece.device_id == use.device_id
+            ]
+            # Of two generations of a replica the earlier one runs: the later starts when it is gone.
+            used = used_by(use, {entry.lease.replica_id: mib for entry, mib in reversed(held)})
+            promised_mib = 0
+            for entry, mib in held:
+                entry.observed_mib[use.device_id] = used.pop(entry.lease.replica_id, 0)
+                promised_mib += max(0, mib - entry.observed_mib[use.device_id])
+            self.rooms.observe(use.device_id, None if limits_itself(use) else use.free_mib, promised_mib)
 
     def update(self, devices: Iterable[Device]) -> None:
         """Replace the devices by what the inventory sees now. One that is lost takes nothing new; leases remain."""

@@ -118,8 +118,9 @@ class EchoEngine:
             elif call.op is Op.COMPLETION:
                 frames = self._completion(call)
             else:
+                body = rerank(call) if call.op is Op.RERANK else embed(call, self._options.dimensions)
                 yield JSON_HEAD
-                yield rerank(call) if call.op is Op.RERANK else embed(call, self._options.dimensions)
+                yield body
                 return
             async for frame in frames:
                 yield frame
