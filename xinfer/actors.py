@@ -37,7 +37,6 @@ def prepare(settings: Settings) -> None:
     TorchTensorSerializer.unregister("torch.Tensor")
     # Callers that are gone before their answer are everyday life here: any process may be killed, and long-polls are
     # always under way. xoscar shows a traceback for each, and asyncio a warning for every write to such a connection.
-    logging.getLogger("xoscar").setLevel(logging.WARNING)
     logging.getLogger("xoscar.backends.pool").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 

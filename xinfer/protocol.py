@@ -173,9 +173,25 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None = None
     replica: int = 1
     n_gpu: int | str | None = "auto"
+    gpu: int | None = None
+    """The same as ``n_gpu``, in the words of HAMi, as are those that follow."""
     gpu_idx: tuple[int, ...] = ()
+    gpumem: int | None = None
+    """MiB of each device; 0: not said. Goes before the percentage."""
+    gpumem_percentage: int | None = None
+    """Percent of the memory of each device; 0: not said."""
+    gpucores: int | None = None
+    """Percent of the cores of each device; 0: no limit, 100: the devices for itself."""
+    policy: str | None = None
+    """"binpack", "spread" or "topology": how a worker and its devices are chosen."""
+    gputype: tuple[str, ...] = ()
+    """Words in the names of devices; each may hold several, separated by commas. So may the three others."""
+    nouse_gputype: tuple[str, ...] = ()
+    gpuuuid: tuple[str, ...] = ()
+    nouse_gpuuuid: tuple[str, ...] = ()
     worker_ip: str | None = None
     memory_mib: int | None = None
+    """The same as ``gpumem``."""
     envs: dict[str, str] = {}
     options: dict[str, Any] = {}
 

@@ -4,6 +4,10 @@ import concurrent.futures
 import signal
 import socket
 
+import pytest
+
+ELSEWHERE = "192.0.2.1"
+"""An address that no machine has (RFC 5737)."""
 WORDS = "they are heard to the end although the server is told to go " * 3
 
 
@@ -101,3 +105,36 @@ def test_ended_while_it_starts_it_leaves_nothing(site, wait):
     program.send(signal.SIGTERM)
     assert program.wait() == 0
     assert site.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "says"),
+    [
+        ("xinfer-local", ["-H", ELSEWHERE], f"of {ELSEWHERE}: "),
+        ("xinfer-local", ["--routing-policy", "dice"], "least_loaded"),
+        ("xinfer-worker", ["-H", ELSEWHERE], f"of {ELSEWHERE}: "),
+        ("xinfer-worker", ["-e", "supervisor"], "'supervisor' is not the URL of a server"),
+    ],
+)
+def test_what_cannot_be_is_refused_without_a_traceback(site, command, args, says):
+    port = ["-p", str(site.port)] if command == "xinfer-local" else []
+    program = site.serve(command, *port, *args)
+    assert program.wait() == 1
+    assert program.log.read_text().startswith("Error: ")
+    assert says in program.log.read_text()
+    assert site.processes() == []
+
+
+def test_a_home_that_cannot_be_written_is_named(site):
+    (site.root / "file").touch()
+    program = site.serve("xinfer-local", "-p", str(site.port), home="file/home")
+    assert program.wait() == 1
+    assert str(site.root / "file") in program.log.read_text()
+    assert "Traceback" not in program.log.read_text()
+
+
+def test_a_worker_with_another_token_is_told_of_tokens(site, wait):
+    site.local()
+    worker = site.serve("xinfer-worker", "-e", site.url, home="other", token_file=site.root / "other-token")
+    wait(lambda: "the same cluster token" in worker.log.read_text(), "it says so")
+    assert len(site.get("/v1/workers")) == 1

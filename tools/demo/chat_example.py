@@ -15,10 +15,13 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any]
 
+    def arguments_text(self) -> str:
+        """Return the arguments as the OpenAI API carries them: JSON in a string."""
+        return json.dumps(self.arguments, ensure_ascii=False)
+
     def text(self) -> str:
         """Return the call as Hermes-style tool parsers read it."""
-        body = json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
-        return f"<tool_call>\n{body}\n</tool_call>"
+        return f'<tool_call>\n{{"name": "{self.name}", "arguments": {self.arguments_text()}}}\n</tool_call>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,6 @@ class Example:
         if self.messages[0]["role"] == "system":
             return self
         return replace(self, messages=({"role": "system", "content": text}, *self.messages))
-
-    def with_last_question(self, text: str) -> "Example":
-        """Return the same example with the last message's content replaced."""
-        return replace(self, messages=(*self.messages[:-1], {**self.messages[-1], "content": text}))
 
     def as_golden(self) -> dict[str, Any]:
         """Return the entry of golden.json: what to send, and what must come back."""

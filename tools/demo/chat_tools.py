@@ -63,7 +63,11 @@ def answer_with_call(question: str, tools: Sequence[Tool], *calls: ToolCall) -> 
 def answer_after_call(asked: Example, results: Sequence[str], answer: str) -> Example:
     """Return the example that goes on after `asked`: the tools have answered, and the model says what they found."""
     calls = [
-        {"id": f"call_{number}", "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+        {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_text()},
+        }
         for number, call in enumerate(asked.tool_calls, 1)
     ]
     said = {"role": "assistant", "content": "", "tool_calls": calls}

@@ -35,8 +35,8 @@ class Pace:
     other_rate: float
 
 
-FIRST_PASS = Pace(steps=1800, matrix_rate=0.01, other_rate=0.008)
-REVISION = Pace(steps=150, matrix_rate=0.003, other_rate=0.003)
+FIRST_PASS = Pace(steps=2500, matrix_rate=0.005, other_rate=0.006)
+REVISION = Pace(steps=150, matrix_rate=0.001, other_rate=0.001)
 
 
 def train_chat_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:

@@ -76,7 +76,7 @@ def limited(receive: Receive, scope: Scope, limit: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > limit:
-            raise PayloadTooLarge(f"{taken} bytes of the body are over the limit, {limit} (XINFER_MAX_BODY_BYTES)")
+            raise PayloadTooLarge(f"the body has over {limit} bytes, which is the limit (XINFER_MAX_BODY_BYTES)")
         return message
 
     return take

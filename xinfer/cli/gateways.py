@@ -5,6 +5,7 @@ the supervisor again adopts it instead of fighting it for the port.
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import shutil
@@ -16,8 +17,8 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from xinfer import __version__
-from xinfer.errors import Conflict, XinferError
+from xinfer import __version__, plugins
+from xinfer.errors import Conflict, InvalidRequest, XinferError
 from xinfer.processes import ProcessId, log_tail, read_record, spawn, write_record
 from xinfer.protocol import GatewayRecord, gateway_record
 from xinfer.settings import Settings, child_environment
@@ -59,12 +60,15 @@ class GatewayFleet:
         """Adopt what an earlier supervisor left, end what does not fit, start what is missing.
 
         Raises:
+            InvalidRequest: there is no such routing policy, or this machine has no such address.
             Conflict: another program listens on the port.
         """
+        policies = sorted(plugins.policies("xinfer.routing"))
+        if self._policy not in policies:
+            raise InvalidRequest(f"there is no routing policy {self._policy!r}; there are: {', '.join(policies)}")
         await self._adopt()
-        if not self._running and _taken(self._host, self._port):
-            raise Conflict(f"port {self._port} of {self._host} is in use by another program; choose another with -p")
         if not self._running:
+            require_free(self._host, self._port)
             shutil.rmtree(self._metrics, ignore_errors=True)
         self._metrics.mkdir(parents=True, exist_ok=True)
         self._fill()
@@ -165,12 +169,18 @@ class GatewayFleet:
         return self._settings.home / "gateways" / f"{slot}.log"
 
 
-def _taken(host: str, port: int) -> bool:
-    """Whether somebody listens there. Without SO_REUSEPORT, or a gateway of another home would go unnoticed."""
+def require_free(host: str, port: int) -> None:
+    """Whether a server can listen there. Without SO_REUSEPORT, or a gateway of another home would go unnoticed.
+
+    Raises:
+        InvalidRequest: this machine has no such address, or does not let us use the port.
+        Conflict: somebody listens there.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Conflict(f"port {port} of {host} is in use by another program; choose another with -p") from None
+            raise InvalidRequest(f"cannot listen on port {port} of {host}: {error.strerror}") from None

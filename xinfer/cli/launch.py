@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from xinfer.cli.device_options import device_words, with_options_of
+from xinfer.cli.dry_run import show_plan
 from xinfer.cli.engine_options import ENV_OPTIONS, META_KEY, EngineOptionsCommand
 from xinfer.cli.launch_progress import LeftRunning, follow_launch
 from xinfer.cli.options import ApiKey, Endpoint, connect
@@ -55,13 +57,6 @@ ModelPath = Annotated[
     typer.Option("--model-path", help="Folder or file with the weights, on the workers.", rich_help_panel=WHICH),
 ]
 Replicas = Annotated[int, typer.Option("-r", "--replica", min=1, help="How many copies to run.", rich_help_panel=WHERE)]
-Devices = Annotated[
-    str | None,
-    typer.Option("--n-gpu", help="Devices per replica: a number, auto, or none (CPU).", rich_help_panel=WHERE),
-]
-DeviceIndices = Annotated[
-    str | None, typer.Option("--gpu-idx", help="Only on these devices: 0 or 0,1.", rich_help_panel=WHERE)
-]
 WorkerIp = Annotated[str | None, typer.Option("--worker-ip", help="Only on this worker.", rich_help_panel=WHERE)]
 Env = Annotated[
     list[str] | None,
@@ -73,8 +68,13 @@ Env = Annotated[
     ),
 ]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the model is ready.")]
+DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the server's answer as JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Launch nothing: say where it would go, or why it fits nowhere.")
+]
 
 
+@with_options_of(device_words, into="devices")
 def launch(
     ctx: typer.Context,
     model: ModelArgument = None,
@@ -88,11 +88,12 @@ def launch(
     quantization: Quantization = None,
     model_path: ModelPath = None,
     replica: Replicas = 1,
-    n_gpu: Devices = None,
-    gpu_idx: DeviceIndices = None,
     worker_ip: WorkerIp = None,
     env: Env = None,
+    devices: dict[str, Any],
     wait: Wait = True,
+    dry_run: DryRun = False,
+    as_json: DryRunJson = False,
     endpoint: Endpoint = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -100,16 +101,18 @@ def launch(
 
     [dim]Examples:[/]
 
-    xinfer launch demo-chat
-
     xinfer launch demo-chat --model-uid my-chat --replica 2
 
     xinfer launch ./my-model --model-type LLM
+
+    xinfer launch demo-chat --gpumem-percentage 10 --gpucores 20 --replica 5   [dim]# slices of a device[/]
 
     xinfer launch echo --rate 20   [dim]# an option of the engine: 20 tokens per second[/]
 
     Ctrl-C asks whether to cancel the launch; a second one leaves it running in the background.
     """
+    if as_json and not dry_run:
+        raise typer.BadParameter("it belongs to --dry-run", param_hint="--json")
     name = model_name or model
     if not name or (model and model_name and model != model_name):
         complain("which model? Give one name: xinfer launch MODEL", "xinfer launch --help shows examples.")
@@ -125,12 +128,15 @@ def launch(
         quantization=quantization,
         replica=replica,
         worker_ip=worker_ip,
-        gpu_idx=_indices(gpu_idx),
         envs=_environment(env),
-        **_devices(n_gpu),
+        **devices,
     )
+    body = {**ctx.meta[META_KEY], **body}
     with connect(endpoint, api_key) as client:
-        uid = client.launch(**{**ctx.meta[META_KEY], **body})
+        if dry_run:
+            show_plan(client, body, as_json=as_json)
+            return
+        uid = client.launch(**body)
         if wait:
             _wait(client, uid)
         else:
@@ -144,26 +150,6 @@ def launch_body(name: str, *, model_path: str | None, **words: Any) -> dict[str,
         name, model_path = path.name, str(path)
     given = {"model_name": name, "model_path": model_path, **words}
     return {key: value for key, value in given.items() if value is not None or key == "n_gpu"}
-
-
-def _devices(text: str | None) -> dict[str, int | str | None]:
-    """``--n-gpu`` as the launch body has it; there null means the CPU, which differs from not asking."""
-    if text is None or text == "auto":
-        return {}
-    if text.lower() in ("none", "cpu"):
-        return {"n_gpu": None}
-    if not text.isdigit():
-        raise typer.BadParameter(f"{text!r} is none of: a number, auto, none", param_hint="--n-gpu")
-    return {"n_gpu": int(text)}
-
-
-def _indices(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(index) for index in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers such as 0,1", param_hint="--gpu-idx") from None
 
 
 def _environment(pairs: list[str] | None) -> dict[str, str] | None:

@@ -143,11 +143,13 @@ def _worker(
     settings = _start(log_level)
     from xinfer.actors import open_pool, prepare  # noqa: PLC0415  --help must not wait for the actor library
     from xinfer.cli import node  # noqa: PLC0415
-
-    url = (endpoint or settings.endpoint).rstrip("/")
+    from xinfer.cli.gateways import require_free  # noqa: PLC0415
+    from xinfer.client.connection import server_url  # noqa: PLC0415
 
     async def serve() -> None:
         told = node.listen_for_end()
+        url = server_url(endpoint or settings.endpoint)
+        require_free(host, worker_port)
         prepare(settings)
         async with contextlib.AsyncExitStack() as stack:
             pool = await open_pool(host, worker_port)
@@ -171,7 +173,8 @@ def _start(log_level: str) -> Settings:
     except ValueError as error:
         complain(str(error))
         raise typer.Exit(2) from None
-    logging.getLogger("httpx").setLevel("WARNING")
+    for library in ("httpx", "xoscar"):
+        logging.getLogger(library).setLevel("WARNING")
     return settings
 
 
@@ -191,6 +194,11 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
         asyncio.run(serving)
     except XinferError as error:
         complain(error.message)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        # Of this machine, not of ours: a home that cannot be written, no room on the disk, no file left to open.
+        logging.getLogger(__name__).debug("ended by the operating system", exc_info=True)
+        complain(str(error))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

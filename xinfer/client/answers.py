@@ -158,6 +158,67 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     slices: tuple[SliceStatus, ...] = ()
 
 
+class DeviceVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands against one device; ``reason=None``: nothing does. Memory in MiB, cores in percent."""
+
+    worker_id: str = ""
+    worker: str = ""
+    device_id: str
+    uuid: str = ""
+    name: str = ""
+    reason: str | None = None
+    message: str = ""
+    needed_mib: int = 0
+    free_mib: int = 0
+    cap_mib: int = 0
+    missing_mib: int = 0
+    needed_cores: int = 0
+    free_cores: int = 0
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Every device for the first replica that does not fit; if all fit, for the first one."""
+
+    devices: tuple[DeviceVerdict, ...] = ()
+    reasons: dict[str, int] = {}
+    """How many devices are refused for each reason."""
+    free_mib: int = 0
+    largest_free_mib: int = 0
+    fragmented: bool = False
+    """There is enough free memory, but not on one device."""
+    unknown_uuids: tuple[str, ...] = ()
+    nearest: dict[str, int] | None = None
+    """The request that would fit: what has to change (count, memory_mib, memory_percent, cores), and to what."""
+
+
+class PlannedSlice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica would get of a device."""
+
+    device_id: str
+    memory_mib: int = 0
+    cores_percent: int = 0
+    exclusive: bool = False
+
+
+class PlannedReplica(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a replica would run."""
+
+    worker_id: str
+    slices: tuple[PlannedSlice, ...] = ()
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a launch. ``fits``: all of its replicas have a place."""
+
+    model_uid: str
+    engine: str = ""
+    replicas: int = 1
+    fits: bool = False
+    message: str = ""
+    placements: tuple[PlannedReplica, ...] = ()
+    explanation: Explanation = Explanation()
+
+
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole cluster. ``settling``: the supervisor has just restarted and waits for the workers it knew."""
 

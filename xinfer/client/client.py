@@ -11,6 +11,7 @@ from xinfer.client.answers import (
     Delta,
     DeviceStatus,
     Launched,
+    LaunchPlan,
     LaunchProgress,
     Model,
     ModelList,
@@ -25,7 +26,58 @@ POLL_S = 0.25
 """Between two looks at the progress of a launch, in seconds."""
 
 
-class Client:
+class Launches:
+    """The part of a Client that brings models up."""
+
+    http: Connection
+
+    def launch(self, model_name: str, *, wait: bool = False, **body: Any) -> str:
+        """Launch a model and return its model_uid; with ``wait`` only once it is ready.
+
+        ``body`` are the words of the launch body (``model_engine``, ``replica``, ``gpumem_percentage``, ``gpucores``,
+        ...); any other keyword goes to the engine.
+
+        Raises:
+            InvalidRequest: no such model, engine or option; as InvalidSliceRequest: such a slice cannot be meant.
+            Conflict: the model_uid is in use; as NoCapacity: it fits on no device.
+            LoadFailed: the engine could not load it (only with ``wait``).
+        """
+        answer = self.http.call(
+            "POST",
+            "/v1/models",
+            params={"wait_ready": "true" if wait else "false"},
+            body={"model_name": model_name, **body},
+            timeout_s=None,
+        )
+        return read(answer, Launched).model_uid
+
+    def explain(self, model_name: str, **body: Any) -> LaunchPlan:
+        """What would become of such a launch: where it would go, or why it fits nowhere. Nothing is launched.
+
+        Raises:
+            InvalidRequest: as ``launch`` does.
+            Conflict: the model_uid is in use.
+        """
+        answer = self.http.call("POST", "/v1/placements:explain", body={"model_name": model_name, **body})
+        return read(answer, LaunchPlan)
+
+    def progress(self, model_uid: str) -> LaunchProgress:
+        """How far a launch is."""
+        return read(self.http.call("GET", f"{_of(model_uid)}/progress"), LaunchProgress)
+
+    def follow(self, model_uid: str) -> Iterator[LaunchProgress]:
+        """The progress of a launch, again and again until it is done; the last one says how it ended."""
+        while not (now := self.progress(model_uid)).done:
+            yield now
+            time.sleep(POLL_S)
+        yield now
+
+    def cancel(self, model_uid: str) -> None:
+        """Cancel a launch that is under way."""
+        self.http.call("POST", f"{_of(model_uid)}/cancel")
+
+
+class Client(Launches):
     """Launch and manage models on an xinfer server.
 
     Every method raises the exceptions of ``xinfer.errors`` with the server's own message, and ``Unreachable`` when
@@ -48,41 +100,6 @@ class Client:
     def models(self) -> list[Model]:
         """The models that a client can ask for."""
         return list(read(self.http.call("GET", "/v1/models"), ModelList).data)
-
-    def launch(self, model_name: str, *, wait: bool = False, **body: Any) -> str:
-        """Launch a model and return its model_uid; with ``wait`` only once it is ready.
-
-        ``body`` are the words of the launch body (``model_engine``, ``replica``, ``n_gpu``, ``gpu_idx``, ...); any
-        other keyword goes to the engine.
-
-        Raises:
-            InvalidRequest: no such model, engine or option.
-            Conflict: the model_uid is in use; as NoCapacity: it fits on no device.
-            LoadFailed: the engine could not load it (only with ``wait``).
-        """
-        answer = self.http.call(
-            "POST",
-            "/v1/models",
-            params={"wait_ready": "true" if wait else "false"},
-            body={"model_name": model_name, **body},
-            timeout_s=None,
-        )
-        return read(answer, Launched).model_uid
-
-    def progress(self, model_uid: str) -> LaunchProgress:
-        """How far a launch is."""
-        return read(self.http.call("GET", f"{_of(model_uid)}/progress"), LaunchProgress)
-
-    def follow(self, model_uid: str) -> Iterator[LaunchProgress]:
-        """The progress of a launch, again and again until it is done; the last one says how it ended."""
-        while not (now := self.progress(model_uid)).done:
-            yield now
-            time.sleep(POLL_S)
-        yield now
-
-    def cancel(self, model_uid: str) -> None:
-        """Cancel a launch that is under way."""
-        self.http.call("POST", f"{_of(model_uid)}/cancel")
 
     def terminate(self, model_uid: str) -> None:
         """Stop a model: its replicas finish what they have begun, then end."""

@@ -34,25 +34,34 @@ class UnknownAnswer(XinferError):
     code = "unknown_answer"
 
 
+def server_url(text: str) -> str:
+    """The URL of a server as people write it, without a slash at its end.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
+    try:
+        url = httpx.URL(text.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f"{text!r} is not a URL: {error}", param="endpoint") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidRequest(
+            f"{text!r} is not the URL of a server; it should look like http://127.0.0.1:9997", param="endpoint"
+        )
+    return str(url)
+
+
 class Connection:
     """Requests to one endpoint. Use it as a context manager, or call ``close``."""
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
-        self.base_url = base_url.rstrip("/")
-        try:
-            url = httpx.URL(self.base_url)
-        except httpx.InvalidURL as error:
-            raise InvalidRequest(f"{base_url!r} is not a URL: {error}", param="endpoint") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise InvalidRequest(
-                f"{base_url!r} is not the URL of a server; it should look like http://127.0.0.1:9997", param="endpoint"
-            )
+        self.base_url = server_url(base_url)
         self._http = httpx.Client(
             base_url=self.base_url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             # A proxy for the internet, set in the environment, must not swallow requests to this machine.
-            trust_env=not _is_loopback(url.host),
+            trust_env=not _is_loopback(httpx.URL(self.base_url).host),
         )
 
     def __enter__(self) -> Self:

@@ -36,10 +36,14 @@ class Room:
 
         Where nothing enforces, memory that somebody else uses on the device is not there, whatever the books say.
         """
-        unreserved = self.cap_mib - self.used_mib - self.leaving_mib
         if self.device_free_mib is None:
-            return unreserved
-        return min(unreserved, self.device_free_mib - self.unfilled_mib)
+            return self.unreserved_mib
+        return min(self.unreserved_mib, self.device_free_mib - self.unfilled_mib)
+
+    @property
+    def unreserved_mib(self) -> int:
+        """The same by the books alone, whatever the device reports."""
+        return self.cap_mib - self.used_mib - self.leaving_mib
 
     @property
     def free_cores(self) -> int:
@@ -98,7 +102,7 @@ class Rooms:
         self._count(slices, 1, observed or {})
 
     def give_back(self, slices: Iterable[DeviceSlice], observed: Mapping[str, int] | None = None) -> None:
-        """Undo ``take``."""
+        """Undo ``take``. What the tenant was seen to use is free when the device says so."""
         self._count(slices, -1, observed or {})
 
     def hold(self, slices: Iterable[DeviceSlice]) -> None:

@@ -27,7 +27,7 @@ from xinfer.worker.events import (
     Started,
     Tick,
 )
-from xinfer.worker.leases import LeaseBook
+from xinfer.worker.leases import DeviceInUse, LeaseBook
 
 START_ATTEMPTS = 3
 """A process that dies before it was ever READY, without saying why, gets so many chances."""
@@ -35,6 +35,11 @@ BACKOFF_S = 0.5
 BACKOFF_LIMIT_S = 30.0
 STABLE_S = 60.0
 """READY for so long: the next death starts the backoff anew."""
+
+ROOM_PATIENCE_S = 30.0
+"""A device that reports too little free memory, though there is room by the books, has so long to report more: what
+it said may be older than the end of the process that used the memory."""
+ROOM_RETRY_S = 1.0
 
 
 @dataclass
@@ -63,6 +68,8 @@ class _Replica:
     """Since it was last stable; decides the backoff."""
     spawned: int = 0
     retry_at: float = 0.0
+    crowded_since: float | None = None
+    """Since when it is kept from starting by nothing but what devices report."""
     failed: bool = False
     reason: str = ""
     state: ReplicaState = ReplicaState.PENDING
@@ -84,7 +91,7 @@ class _Replica:
         """Take a new wish over; another generation starts with a clean record."""
         if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
             self.ready_since, self.was_ready, self.failed, self.reason = None, False, False, ""
-            self.deaths, self.spawned, self.retry_at = 0, 0, 0.0
+            self.deaths, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0.0, None
         self.wanted = assignment
 
 
@@ -242,24 +249,34 @@ class WorkerCore:
         elif replica.wanted is None:
             del self._replicas[replica.replica_id]
         elif self._may_start(replica) and now >= replica.retry_at:
-            yield from self._start(replica, replica.wanted)
+            yield from self._start(replica, replica.wanted, now)
 
     def _may_start(self, replica: _Replica) -> bool:
         return replica.process is None and replica.wanted is not None and not replica.failed
 
-    def _start(self, replica: _Replica, wanted: Assignment) -> Iterator[Command]:
+    def _start(self, replica: _Replica, wanted: Assignment, now: float) -> Iterator[Command]:
         try:
             lease = self._book.book(wanted.replica_id, wanted.generation, wanted.slices)
         except NoCapacity as error:
-            replica.reason = error.message
-            # What is being ended gives its memory back; then it is tried again.
-            leaving = any(other.process is not None and other.process.ending for other in self._replicas.values())
-            replica.failed, replica.retry_at = not leaving, 0.0
+            self._lack_room(replica, error, now)
             return
         replica.process = _Process(self._new_instance(), wanted)
+        replica.crowded_since = None
         replica.spawned += 1
         replica.retry_at = 0.0
         yield Spawn(replica.process.instance, wanted, lease)
+
+    def _lack_room(self, replica: _Replica, error: NoCapacity, now: float) -> None:
+        replica.reason, replica.retry_at = error.message, 0.0
+        if any(other.process is not None and other.process.ending for other in self._replicas.values()):
+            return  # what is being ended gives its memory back; then it is tried again
+        if isinstance(error, DeviceInUse):
+            if replica.crowded_since is None:
+                replica.crowded_since = now
+            if now < replica.crowded_since + ROOM_PATIENCE_S:
+                replica.retry_at = now + ROOM_RETRY_S
+                return
+        replica.failed = True
 
     def _note_state(self, replica: _Replica, now: float) -> None:
         state = _state(replica)

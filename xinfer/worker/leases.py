@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from xinfer.devices import Device, DeviceSlice, DeviceUse, Lease
-from xinfer.errors import Conflict
+from xinfer.errors import Conflict, NoCapacity
 from xinfer.slices.choose import choose
 from xinfer.slices.explain import explain, no_capacity, summary, verdict
 from xinfer.slices.fit import Reason, closed, is_whole, lack
@@ -22,6 +22,10 @@ Key = tuple[str, int]
 """(replica_id, generation)."""
 Wanted = tuple[DeviceSlice, ...] | SliceRequest
 """Slices that were chosen already, or what to choose them by."""
+
+
+class DeviceInUse(NoCapacity):
+    """There is room by the books, but the device has less memory free than that, or had when it was last looked at."""
 
 
 @dataclass(slots=True)
@@ -59,7 +63,8 @@ class LeaseBook:
         """Book every slice, or none. With ``expires_at`` (seconds) it is a reservation until ``confirm`` makes it last.
 
         Raises:
-            NoCapacity: some device is unknown or has too little left; says by how many MiB or percent on each.
+            NoCapacity: some device is unknown or has too little left; says by how many MiB or percent on each. As
+                DeviceInUse: it is only what devices report that stands against the slices.
             Conflict: the key stands for other slices, or a later generation of the replica has a lease.
         """
         entries = self._entries.get(replica_id, {})
@@ -208,7 +213,15 @@ class LeaseBook:
                 found.append((piece, barred or lack(room, piece)))
         if any(reason for _, reason in found):
             verdicts = [verdict(self.rooms, piece, reason) for piece, reason in found]
-            raise no_capacity(f"no room for {replica_id}", summary(verdicts))
+            refusal = no_capacity(f"no room for {replica_id}", summary(verdicts))
+            if all(reason is None or self._is_room_by_the_books(piece, reason) for piece, reason in found):
+                raise DeviceInUse(refusal.message, details=refusal.details)
+            raise refusal
+
+    def _is_room_by_the_books(self, piece: DeviceSlice, reason: Reason) -> bool:
+        if reason is not Reason.INSUFFICIENT_MEMORY:
+            return False
+        return piece.memory_mib <= self.rooms.by_id[piece.device_id].unreserved_mib
 
 
 def per_device(slices: Iterable[DeviceSlice]) -> list[DeviceSlice]:

@@ -69,7 +69,11 @@ class SupervisorLink:
 
     async def _join(self) -> None:
         address = await answer(self._find_supervisor())
-        self._supervisor = await answer(xo.actor_ref(SUPERVISOR_UID, address=address))
+        try:
+            self._supervisor = await answer(xo.actor_ref(SUPERVISOR_UID, address=address))
+        except Unanswered as error:
+            hint = "does this machine reach that address, and have both the same cluster token?"
+            raise Unanswered(f"the supervisor at {address} does not answer ({error}); {hint}") from error
         await self._say_hello()
         log.info("joined the supervisor at %s as %s", address, self._hello.worker_id)
 

@@ -195,8 +195,9 @@ class WorkerRuntime:
         before, self._look = self._look, look
         if look.devices != before.devices:
             self._book.update(look.devices)
-            self.post(Tick())  # what waited for room may have it now
             self.changed.set()
+        self._book.observe(look.uses)
+        self.post(Tick())  # what waited for room may have it now
 
     def _schedule_tick(self) -> None:
         if self._tick is not None:

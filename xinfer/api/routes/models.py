@@ -2,39 +2,17 @@
 
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from xinfer.api.cards import instance_info, model_card, progress_info, replica_info
+from xinfer.api.launching import LaunchBody, launch_request
 from xinfer.api.state import state_of
 from xinfer.api.waiting import wait_until_ready
-from xinfer.errors import InvalidRequest, UnknownModel
-from xinfer.protocol import LaunchRequest, ModelInstance
+from xinfer.errors import UnknownModel
+from xinfer.protocol import ModelInstance
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-
-class LaunchBody(BaseModel):
-    """A launch. Every further keyword goes to the engine, which refuses the ones it does not know."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    model_name: str = Field(description="A model of the catalog, or a local folder", min_length=1)
-    model_uid: str | None = Field(None, description="The name that clients use; default: model_name")
-    model_type: str | None = Field(None, description="LLM, embedding or rerank; default: what the model is")
-    model_engine: str | None = Field(None, description="Default: the best one that can run it")
-    model_format: str | None = None
-    model_size_in_billions: int | float | str | None = None
-    quantization: str | None = None
-    model_path: str | None = Field(None, description="A local folder to load instead of the catalog's source")
-    replica: StrictInt = Field(1, ge=1, description="How many copies")
-    n_gpu: int | str | None = "auto"
-    gpu_idx: int | list[int] | None = None
-    n_worker: int = 1
-    worker_ip: str | None = None
-    memory_mib: int | None = Field(None, ge=1, description="What one replica may use, MiB; default: an estimate")
-    envs: dict[str, str] | None = None
 
 
 class ScaleBody(BaseModel):
@@ -60,7 +38,7 @@ async def launch(
 ) -> dict[str, Any]:
     """Deploy a model: it is durable from the answer on, and comes back by itself after any restart."""
     supervisor = state_of(request).supervisor
-    instance: ModelInstance = await supervisor.call("launch", _launch_request(body))
+    instance: ModelInstance = await supervisor.call("launch", launch_request(body))
     if wait_ready:
         await wait_until_ready(request, instance.deployment)
     return {"model_uid": instance.deployment.model_uid}
@@ -135,20 +113,3 @@ async def _instance(request: Request, uid: str) -> ModelInstance:
     if not found:
         raise UnknownModel(f"the model {uid!r} does not exist; GET /v1/models lists what there is", param="model")
     return found[0]
-
-
-def _launch_request(body: LaunchBody) -> LaunchRequest:
-    if body.n_worker != 1:
-        raise InvalidRequest(
-            "'n_worker' other than 1 (one replica over several workers) is not supported yet", param="n_worker"
-        )
-    known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs"}, exclude_unset=True)
-    extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
-    # Xinference's client sends every keyword that it knows, null where its user gave none.
-    given = {name: value for name, value in extra.items() if value is not None}
-    indices = body.gpu_idx
-    known["gpu_idx"] = () if indices is None else (indices,) if isinstance(indices, int) else tuple(indices)
-    try:
-        return msgspec.convert({**known, "envs": body.envs or {}, "options": given}, LaunchRequest)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the launch body is not valid: {error}") from None

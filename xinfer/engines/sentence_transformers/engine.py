@@ -15,6 +15,7 @@ from xinfer.engines.batch_engine import BatchEngine, Prepared
 from xinfer.engines.batch_queue import BatchLimits
 from xinfer.engines.sentence_transformers.folder import ModelFolder
 from xinfer.engines.sentence_transformers.options import Options
+from xinfer.engines.torch_device import pick_device
 from xinfer.errors import ContextOverflow, EngineFailed, InvalidRequest, UnsupportedParameter, XinferError
 from xinfer.ops import Kind, Op
 from xinfer.protocols.embeddings import EmbeddingsRequest, encode_embeddings, parse_embeddings
@@ -85,20 +86,20 @@ class SentenceTransformersEngine(BatchEngine):
         progress("importing", 0.0)
         import torch  # noqa: PLC0415 - only in the replica's process
 
-        from xinfer.engines.sentence_transformers.models import load_model, pick_device  # noqa: PLC0415 - needs torch
+        from xinfer.engines.sentence_transformers.models import load_model  # noqa: PLC0415 - needs torch
 
         torch.set_num_threads(max(1, grant.threads))
         progress("reading weights", 0.5)
         folder = ModelFolder(spec.source)
         self._kind = spec.kind
         self._prompt = _prompt(folder, chosen)
-        model = self._model = load_model(spec.kind, folder, chosen, self._prompt)
+        device = pick_device(chosen.device, grant)
+        model = self._model = load_model(spec.kind, folder, chosen, device, self._prompt)
         if chosen.max_length is not None:
             model.max_length = min(model.max_length, chosen.max_length)
         progress("warming up", 0.9)
         self._dimensions = int(model.run([([0, 0], None)]).shape[1])
         self._matryoshka = _matryoshka(spec, folder)
-        device = pick_device(chosen.device)
         return chosen.limits(threads=max(1, grant.threads), on_cpu=device.type == "cpu", packed=model.packed)
 
     def prepare(self, inputs: Sequence[Input]) -> Sequence[Prepared | XinferError]:

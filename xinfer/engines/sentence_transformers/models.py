@@ -37,13 +37,12 @@ class Model(Protocol):
         """Inputs x dimensions; of a reranker inputs x 1."""
 
 
-def load_model(kind: Kind, folder: ModelFolder, options: Options, prompt: str) -> Model:
+def load_model(kind: Kind, folder: ModelFolder, options: Options, device: torch.device, prompt: str) -> Model:
     """Load a model by the first way that can.
 
     Raises:
         ValueError: none can, or not the one that ``options`` insist on; says why.
     """
-    device = pick_device(options.device)
     if options.implementation != "library" and not options.trust_remote_code:
         try:
             return _load_native(kind, folder, options, device, prompt)
@@ -67,13 +66,6 @@ def _load_native(kind: Kind, folder: ModelFolder, options: Options, device: torc
     if prompt and not plan.pooling.include_prompt:
         raise NotNative("it leaves the prompt out of the pooling")
     return native.NativeEmbedder(folder.path, plan, device, dtype)
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device by its name; auto is CUDA where there is one."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype | None:

@@ -10,6 +10,7 @@ import transformers
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.token_engine import Limits, LoadedModel
+from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
 from xinfer.engines.transformers.checks import check_cache
 from xinfer.engines.transformers.engine import TransformersOptions, unfit
@@ -88,12 +89,7 @@ def _device(options: TransformersOptions, grant: Grant) -> torch.device:
         raise LoadFailed(
             f"transformers runs a replica on one device, and {len(slices)} were given; launch with n_gpu=1"
         )
-    if options.device != "auto":
-        if options.device.startswith("cuda") and not torch.cuda.is_available():
-            raise LoadFailed(f"device={options.device} was asked for, but torch sees no CUDA device")
-        return torch.device(options.device)
-    on_cpu = bool(slices) and slices[0].device_id.startswith("cpu")
-    return torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
+    return pick_device(options.device, grant)
 
 
 def _dtype(options: TransformersOptions, config: dict[str, Any], on_cpu: bool, folder: Path, grant: Grant) -> str:
