@@ -90,11 +90,14 @@ def test_ctrl_c_finishes_what_has_begun_and_leaves_nothing(site, wait):
     assert not {"Traceback", "ERROR", "WARNING"} & set(program.log.read_text().split())
 
 
-def test_ended_while_models_load_it_leaves_nothing(site, wait):
-    program = site.local()
-    site.launch("echo", model_uid="late", load_delay_s=600, wait_ready=False)
-    wait(lambda: "xinfer.replica" in str([process.cmdline() for process in site.processes()]), "it loads")
-    program.send(signal.SIGTERM)
+def test_ended_while_a_model_loads_it_waits_for_nothing_and_leaves_nothing(site, wait):
+    program = site.local(drain_timeout_s=600)
+    body = {"model_name": "echo", "load_delay_s": 600}
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        launch = thread.submit(site.call, "POST", "/v1/models", json=body)
+        wait(lambda: "xinfer.replica" in str([process.cmdline() for process in site.processes()]), "it loads")
+        program.send(signal.SIGTERM)
+        assert launch.result().status_code == 503
     assert program.wait() == 0
     assert site.processes() == []
 

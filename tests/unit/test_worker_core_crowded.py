@@ -1,4 +1,4 @@
-"""A device that says it has less free memory than the books have: perhaps it says so only because it was asked early."""
+"""A device that reports less free memory than the books have: the reading may be older than what has just ended."""
 
 import itertools
 

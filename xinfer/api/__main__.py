@@ -76,10 +76,15 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM drains and ends. SIGINT is for the parent, who tells us."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.handle_exit, signal.SIGTERM, None)
+        loop.add_signal_handler(signal.SIGTERM, self._end)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         yield
         loop.remove_signal_handler(signal.SIGTERM)
+
+    def _end(self) -> None:
+        if self.started:
+            self._app.state.gateway_state.ending.set()
+        self.handle_exit(signal.SIGTERM, None)
 
 
 def serve(server: uvicorn.Server, listener: socket.socket) -> None:

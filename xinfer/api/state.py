@@ -1,5 +1,6 @@
 """What the routes of one gateway process share."""
 
+import asyncio
 from typing import cast
 
 import msgspec
@@ -18,6 +19,8 @@ class GatewayState(msgspec.Struct, frozen=True):
     gateway: Gateway
     supervisor: Supervisor
     metrics: GatewayMetrics
+    ending: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    """Set once this gateway is to end: answers that have begun are finished, but nothing is waited for any more."""
 
 
 def state_of(request: Request) -> GatewayState:

@@ -36,6 +36,7 @@ from xinfer.replica.lifecycle import (
 )
 from xinfer.replica.server import DataServer
 from xinfer.settings import Settings, cluster_token
+from xinfer.spec import ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -151,11 +152,10 @@ class Replica:
         self._handle(StopAsked() if draining else DrainAsked(self._settings.drain_timeout_s))
 
     async def _watch_lease(self) -> None:
-        while True:
-            await asyncio.sleep(max(0.0, self._lifecycle.lease_deadline - time.monotonic()))
+        """Look at the deadline when it should be over; a timer may fire a moment early, then it is looked at again."""
+        while not (self._lifecycle.view.state.is_final or self._lifecycle.view.state is ReplicaState.DRAINING):
+            await asyncio.sleep(max(0.001, self._lifecycle.lease_deadline - time.monotonic()))
             self._handle(Tick())
-            if self._lifecycle.view.state.is_final or time.monotonic() >= self._lifecycle.lease_deadline:
-                return
 
     async def _load(self) -> None:
         self._handle(Progressed("loading", 0.0))
