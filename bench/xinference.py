@@ -231,7 +231,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chat-model", type=Path, default=DEMO / "demo-chat", help="a folder; default: demo-chat")
     parser.add_argument("--embed-model", type=Path, default=DEMO / "demo-embed", help="a folder; default: demo-embed")
     parser.add_argument("--minilm", type=Path, default=minilm_folder(), help="a folder; default: that of its package")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for path in (args.xinference_python.with_name("xinference-local"), args.chat_model, args.embed_model):
+        if not path.exists():
+            parser.error(f"there is no {path}")
+    return args
 
 
 def main() -> None:

@@ -208,8 +208,8 @@ def test_a_model_that_still_loads_asks_for_patience_and_can_be_cancelled(server,
     assert server.get("/v1/models/late")["status"] == "loading"
 
     server.call("POST", "/v1/models/late/cancel").raise_for_status()
+    assert server.call("GET", "/v1/models/late").status_code == 404
     wait(lambda: "late" not in server.running_models(), "its process is gone")
-    wait(lambda: server.call("GET", "/v1/models/late").status_code == 404, "gateways have forgotten it")
 
 
 def test_a_launch_that_is_cancelled_tells_who_waits_for_it(server, wait):
@@ -273,6 +273,20 @@ def test_a_launch_as_xinferences_client_sends_it(server, client):
     server.terminate("theirs")
 
 
+def test_a_launch_and_its_end_hold_for_every_gateway(server):
+    """Each client opens a connection of its own, and the kernel spreads those over the gateways."""
+    for turn in range(6):
+        uid = f"brief-{turn}"
+        server.launch("echo", model_uid=uid)
+        for _ in range(4):
+            with server.client() as client:
+                assert client.chat.completions.create(model=uid, messages=user()).choices[0].message.content == TEXT
+        server.call("DELETE", f"/v1/models/{uid}").raise_for_status()
+        for _ in range(4):
+            with server.client() as client, pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model=uid, messages=user())
+
+
 # What changes while requests run.
 
 
@@ -305,7 +319,7 @@ def test_a_terminated_model_finishes_what_it_has_begun(server, client, wait):
     with concurrent.futures.ThreadPoolExecutor(8) as thread:
         streams = [stream_in(thread, client, "leaving") for _ in range(8)]
         server.call("DELETE", "/v1/models/leaving").raise_for_status()
-        wait(lambda: server.call("GET", "/v1/models/leaving").status_code == 404, "the gateways know")
+        assert server.call("GET", "/v1/models/leaving").status_code == 404
         assert [stream.result() for stream in streams] == [HEAVY] * 8
     wait(lambda: "leaving" not in server.running_models(), "its process is gone")
 

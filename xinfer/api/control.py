@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,10 +73,12 @@ async def follow_routes(
 ) -> None:
     """Long-poll for newer tables, for ever; the last good one stays in use while the supervisor is away."""
     away = False
+    own_name = secrets.token_hex(8)
     while True:
         table = have()
+        asked = (table.epoch, table.version, POLL_S, own_name)
         try:
-            newer = await supervisor.call("routes", table.epoch, table.version, POLL_S, timeout_s=POLL_S + 10.0)
+            newer = await supervisor.call("routes", *asked, timeout_s=POLL_S + 10.0)
         except XinferError as error:
             if not away:
                 log.warning("%s (routing by the table of epoch %d until then)", error, table.epoch)

@@ -55,9 +55,15 @@ class ForWorkersAndGateways:
         """A worker goes for good, and what it ran has to run elsewhere."""
         self._shell.apply(WorkerLeft(worker_id, incarnation, self._shell.clock()))
 
-    async def routes(self, epoch: int, version: int, timeout_s: float) -> RouteTable | None:
-        """The RouteTable, once it is newer than (epoch, version); None if it is not within ``timeout_s`` seconds."""
+    async def routes(self, epoch: int, version: int, timeout_s: float, gateway: str = "") -> RouteTable | None:
+        """The RouteTable, once it is newer than (epoch, version); None if it is not within ``timeout_s`` seconds.
+
+        ``gateway`` names who asks; launches that are ready and models that are gone wait for those who follow so.
+        """
         shell, known = self._shell, RouteTable(epoch=epoch, version=version)
+        if gateway:
+            shell.followers.has(gateway, (epoch, version))
+            shell.followed.fire()
         deadline = _deadline(timeout_s)
         while not shell.closing:
             table = shell.cluster.table
@@ -102,6 +108,8 @@ class ForClients:
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
         """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.
 
+        Done means that every gateway routes to it, whichever of them a client asks next.
+
         Raises:
             LaunchCancelled: this revision was terminated or replaced.
             LoadFailed: no replica could load; the message has the engine's reason.
@@ -115,6 +123,8 @@ class ForClients:
             progress = views.progress(model, shell.cluster.workers)
             if model.failed:
                 raise LoadFailed(f"{model_uid!r} could not be loaded: {progress.reason}")
+            if progress.done:
+                await shell.routed()
             if progress.done or shell.closing or first not in (None, progress):
                 return progress
             first = progress
@@ -129,6 +139,7 @@ class ForClients:
         """
         shell = self._shell
         await shell.remove(model_uid, lambda: admission.find(shell.cluster, model_uid))
+        await shell.routed()
 
     async def cancel(self, model_uid: str) -> None:
         """Terminate a model that is still being launched.
@@ -140,6 +151,7 @@ class ForClients:
         shell = self._shell
         await shell.settled()
         await shell.remove(model_uid, lambda: admission.require_cancellable(shell.cluster, model_uid))
+        await shell.routed()
 
     async def scale(self, model_uid: str, replicas: int) -> ModelInstance:
         """Change the number of replicas.

@@ -32,9 +32,12 @@ from xinfer.supervisor.events import (
     SendAssignments,
     Tick,
 )
+from xinfer.supervisor.followers import Followers
 from xinfer.supervisor.signal import Signal
 from xinfer.supervisor.store import Remembered, Store
 
+CATCH_UP_S = 2.0
+"""A living gateway has a new table within milliseconds, a busy one within this time."""
 PLACEMENT = "spread"
 """The placement policy of a launch that names none."""
 
@@ -62,6 +65,9 @@ class Shell:
         """Fires after every event."""
         self.published = Signal()
         """Fires with every new RouteTable."""
+        self.followers = Followers()
+        self.followed = Signal()
+        """Fires when a gateway says which table it has."""
         self.closing = False
         self._settings = settings
         self._store = store
@@ -100,6 +106,15 @@ class Shell:
         """Wait until the core has heard enough to decide anything."""
         while self.cluster.settling and not self.closing:
             await self.changed.wait(self._settings.settle_s)
+
+    async def routed(self) -> None:
+        """Wait until every gateway has the table of now, or for those that died meanwhile CATCH_UP_S seconds."""
+        table = self.cluster.table
+        deadline = asyncio.get_running_loop().time() + CATCH_UP_S
+        while table.version and (behind := self.followers.behind(table)) and not self.closing:
+            if not await self.followed.wait(deadline - asyncio.get_running_loop().time()):
+                self.followers.forget(behind & self.followers.behind(table))
+                return
 
     def living_workers(self) -> list[WorkerHello]:
         """Who could run something now."""
