@@ -77,3 +77,16 @@ def test_the_documentation_page_shows_the_schema(play):
         assert b"/openapi.json" in reply.body
 
     play(scenario)
+
+
+def test_the_page_of_the_api_needs_no_foreign_host(play):
+    async def scenario(stage):
+        page = await stage.get("/docs")
+        assert page.status == 200
+        assert b"http" not in page.body
+        for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"):
+            assert f"/docs/{name}".encode() in page.body
+            assert (await stage.get(f"/docs/{name}")).status == 200
+        assert (await stage.get("/docs/other.js")).status == 404
+
+    play(scenario)

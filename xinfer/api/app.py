@@ -58,6 +58,8 @@ def create_app(settings: Settings, *, policy: str = "least_loaded", shared_metri
         description=DESCRIPTION,
         lifespan=_lifespan,
         redirect_slashes=False,
+        docs_url=None,  # ours is in routes/docs.py and needs no foreign host
+        redoc_url=None,
         responses=ERRORS,
     )
     errors.install(app)

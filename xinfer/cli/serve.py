@@ -186,7 +186,8 @@ def _constant(address: str) -> Any:
 
 
 def _announce(url: str) -> None:
-    err.print(f"[bold]xinfer {__version__}[/] serves on [bold]{url}[/]  (API: {url}/docs, openai base_url: {url}/v1)")
+    err.print(f"[bold]xinfer {__version__}[/] serves on [bold]{url}[/]")
+    err.print(f"  API: {url}/docs   openai base_url: {url}/v1", soft_wrap=True)
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
