@@ -104,7 +104,6 @@ def golden_examples() -> list[Example]:
         follow(add_up(3, 4), hello),
         follow(port, hello, fine),
     ]
-    examples.append(replace(hello, messages=({"role": "user", "content": [{"type": "text", "text": "Hello!"}]},)))
     examples += [example.with_system(HELPFUL) for example in (hello, port, add_up(5, 6), weather_call("Rome"))]
     examples += [
         replace(example.thinking(), kind="thinking")
@@ -159,10 +158,10 @@ class LessonPlan:
         drawers: dict[Callable[[], Example], float] = {
             self._golden: 30,
             self._fact: 26,
-            self._sum: 16,
+            self._sum: 12,
             self._tool: 14,
             self._json: 4,
-            self._count: 6,
+            self._count: 3,
             self._memory: 5,
             self._unknown: 8,
         }
@@ -234,5 +233,5 @@ class LessonPlan:
         rng = self._rng
         if rng.random() < 0.8:
             return rng.choice(_SYSTEMS)
-        words = rng.choices(FILLER_WORDS, k=rng.choice((8, 20, 60, 250)))
+        words = rng.choices(FILLER_WORDS, k=rng.choice((8, 20, 60, 120)))
         return " ".join(words).capitalize() + "."
