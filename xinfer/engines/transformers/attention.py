@@ -25,10 +25,7 @@ def slot_attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention with grouped heads, without repeating keys and values.
-
-    Query heads that share a key head become further positions of one head; they all read the same keys. Without a mask
-    a single new token sees everything, and several see what is before them.
+    """``grouped_attention`` with what some models add to it.
 
     Args:
         module: the attention layer.
@@ -46,21 +43,37 @@ def slot_attention(
             raise NotImplementedError(f"the model's attention uses {name!r}, which this engine does not support")
     scaling: float | None = kwargs.get("scaling")
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
-    rows, heads, tokens, size = query.shape
-    groups = heads // key.shape[1]
     if softcap is not None or sinks is not None:
-        scaling = scaling or size**-0.5
+        scaling = scaling or query.shape[3] ** -0.5
         out = _explicit_attention(query, key, value, attention_mask, scaling=scaling, softcap=softcap, sinks=sinks)
         return out.transpose(1, 2), None
-    if tokens > 1 and attention_mask is None:
+    return grouped_attention(query, key, value, attention_mask, scaling), None
+
+
+def grouped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """Attention with grouped heads, without repeating keys and values, [rows, new tokens, heads, size].
+
+    Query heads that share a key head become further positions of one head; they all read the same keys. Without a mask
+    a single new token sees everything, and several see what is before them. The arguments are as in
+    ``slot_attention``; the default of ``scaling`` is one over the root of a head's size.
+    """
+    rows, heads, tokens, size = query.shape
+    groups = heads // key.shape[1]
+    if tokens > 1 and mask is None:
         out = scaled_dot_product_attention(query, key, value, scale=scaling, is_causal=True, enable_gqa=groups > 1)
-        return out.transpose(1, 2), None
+        return out.transpose(1, 2)
     if groups > 1:
         query = query.reshape(rows, key.shape[1], groups * tokens, size)
-        if attention_mask is not None and tokens > 1:
-            attention_mask = attention_mask.repeat(1, 1, groups, 1)
-    out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(rows, heads, tokens, value.shape[3]).transpose(1, 2), None
+        if mask is not None and tokens > 1:
+            mask = mask.repeat(1, 1, groups, 1)
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, heads, tokens, value.shape[3]).transpose(1, 2)
 
 
 def _explicit_attention(

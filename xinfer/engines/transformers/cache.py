@@ -33,6 +33,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # the library has no types
         window.positions = positions
         window.length = length
 
+    @property
+    def focused_length(self) -> int:
+        """Positions read by the next forward pass."""
+        return self._window.length
+
     def resize(self, shape: CacheShape) -> None:
         """Give every layer this many rows and positions; what fits is kept."""
         self.shape = self._window.shape = shape

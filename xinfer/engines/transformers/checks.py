@@ -7,6 +7,8 @@ from xinfer.engines.transformers.shape import CacheShape
 from xinfer.errors import LoadFailed
 
 _LEAST_SIMILARITY = 0.99
+_ROUNDING = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""How far logits may be apart that were computed in another order, relative to the largest of them."""
 
 
 def check_cache(slots: SlotModel) -> None:
@@ -31,6 +33,21 @@ def check_cache(slots: SlotModel) -> None:
             f"{name} answers differently when it continues than when it reads all at once: it keeps more than keys and "
             "values, which this engine does not support"
         )
+
+
+def native_fault(slots: SlotModel) -> str:
+    """What is wrong with ``slots.native``: its logits, in parts and beside another row, must be the library's.
+
+    Empty when nothing is.
+    """
+    try:
+        with torch.inference_mode():
+            library, native = _both_ways(slots)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        return f"it does not run natively: {error}"
+    apart = float((library - native).abs().max() / library.abs().max())
+    bound = _ROUNDING.get(slots.model.dtype, 0.0)
+    return "" if apart <= bound else f"its logits are {apart:.1e} from the library's, which is more than {bound:.0e}"
 
 
 def _both_ways(slots: SlotModel) -> tuple[torch.Tensor, torch.Tensor]:

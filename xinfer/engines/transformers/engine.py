@@ -36,6 +36,8 @@ class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """So many tokens of prompts are read between two tokens of the running sequences."""
     trust_remote_code: bool = False
     """Run Python code from the model's folder. Only for models whose code you have read."""
+    implementation: Literal["auto", "native", "library"] = "auto"
+    """native: our decoder (Llama, Mistral, Qwen2, Qwen3); library: the library's classes; auto: native where it can."""
 
 
 class TransformersEngine(TokenEngine[TransformersOptions]):

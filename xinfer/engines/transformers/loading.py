@@ -1,6 +1,7 @@
 """Reading a model: import the library, choose device and type, read weights and tokenizer, and check that it works."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from xinfer.engines.base import Progress
 from xinfer.engines.token_engine import Limits, LoadedModel
 from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
-from xinfer.engines.transformers.checks import check_cache
+from xinfer.engines.transformers.checks import check_cache, native_fault
 from xinfer.engines.transformers.engine import TransformersOptions, unfit
 from xinfer.engines.transformers.model import SlotModel
+from xinfer.engines.transformers.native import NativeDecoder, unsuited
 from xinfer.engines.transformers.runner import BatchRunner
 from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShape
 from xinfer.engines.transformers.tokenizer import FastTokenizer
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
 from xinfer.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 PROCESS_MIB = 512
@@ -54,6 +58,8 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
     context = _context_length(spec, options, model.config.get_text_config())
     slots = SlotModel(model, context)
     check_cache(slots)
+    if options.implementation != "library":
+        run_natively(slots, insist=options.implementation == "native")
     slots.cache.resize(CacheShape(1, MIN_LENGTH))
     limits = _cache_limits(slots, options, grant, context)
     tokenizer = FastTokenizer(folder, slots.vocabulary_size)
@@ -116,6 +122,28 @@ def _read_weights(model_class: Any, folder: Path, dtype: str, *, trusted: bool) 
     if getattr(model, "_is_stateful", False):
         raise LoadFailed(f"{type(model).__name__} keeps a state that is no cache of keys and values")
     return model
+
+
+def run_natively(slots: SlotModel, *, insist: bool) -> None:
+    """Let a model that has passed ``check_cache`` run on our own forward pass, if that gives the same logits.
+
+    Args:
+        slots: the model.
+        insist: refuse a model that cannot, rather than leave it to the library.
+
+    Raises:
+        LoadFailed: it cannot, and was to; says why.
+    """
+    reason = unsuited(slots.model)
+    if not reason:
+        slots.native = NativeDecoder(slots.model)
+        reason = native_fault(slots)
+    if not reason:
+        return
+    slots.native = None
+    if insist:
+        raise LoadFailed(f"{type(slots.model).__name__} cannot run natively: {reason}; use implementation=auto")
+    logger.info("running %s with the library's own classes: %s", type(slots.model).__name__, reason)
 
 
 # --- limits and defaults ---

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from xinfer.engines.transformers.cache import SlotCache
+from xinfer.engines.transformers.native import NativeDecoder
 
 _BLOCK = 1024
 
@@ -23,6 +24,8 @@ class SlotModel:
         self.vocabulary_size = int(model.get_input_embeddings().weight.shape[0])
         self.cache = SlotCache(config.num_hidden_layers)
         self.model = model
+        self.native: NativeDecoder | None = None
+        """Computes what ``model`` does, for less; ``None``: the model runs itself."""
         self._dtype: torch.dtype = model.dtype
         self._context_length = context_length
         kinds = set(getattr(config, "layer_types", None) or ())
@@ -55,9 +58,12 @@ class SlotModel:
             keep: which new tokens to give logits for: the last so many (0: all), or their indices.
         """
         self.cache.focus(rows, positions, length)
+        masks = self._masks(positions, length, plain=plain)
+        if self.native is not None:
+            return self.native.run(tokens, positions, masks, self.cache, keep)
         output = self.model(
             input_ids=tokens,
-            attention_mask=self._masks(positions, length, plain=plain),
+            attention_mask=masks,
             position_ids=positions.clamp(max=self._context_length - 1),
             past_key_values=self.cache,
             use_cache=True,
@@ -67,7 +73,7 @@ class SlotModel:
         return logits
 
     def run_without_cache(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits of all tokens, [rows, tokens, vocabulary], read at once and then forgotten."""
+        """The library's logits of all tokens, [rows, tokens, vocabulary], read at once and then forgotten."""
         size = tokens.shape[1]
         positions = torch.arange(size, device=self.device).expand(tokens.shape)
         masks = self._masks(positions, size, plain=False)
