@@ -232,10 +232,7 @@ def test_memory_that_runs_out_suspends_the_youngest_and_loses_nothing(tiny):
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, list[dict[str, Any]]]:
-    path = DEMO.parent / "golden.json"
-    if not path.is_file():
-        pytest.skip("the demo models are not built: run tools/demo_models.py")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads((DEMO.parent / "golden.json").read_text(encoding="utf-8"))
 
 
 async def chat(engine: Any, **fields: Any) -> dict[str, Any]:

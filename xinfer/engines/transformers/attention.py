@@ -6,6 +6,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from xinfer.errors import LoadFailed
+
 IMPLEMENTATION = "xinfer_slots"
 
 _UNKNOWN = ("position_bias", "sinks")
@@ -36,11 +38,11 @@ def slot_attention(
         kwargs: ``scaling`` of the scores, and what else models pass.
 
     Raises:
-        NotImplementedError: the model's attention has a feature that this function lacks.
+        LoadFailed: the model's attention has a feature that this function lacks.
     """
     for name in _UNKNOWN:
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"the model's attention uses {name!r}, which this engine does not support")
+            raise LoadFailed(f"the model's attention uses {name!r}, which this engine does not support")
     scaling: float | None = kwargs.get("scaling")
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     if softcap is not None or sinks is not None:
