@@ -27,10 +27,10 @@ from cpu import cpu_of
 from load import Outcome, run
 
 HERE = Path(__file__).parent
-RATE = 50.0
+PACED = 50.0
 """Tokens per second and stream; all streams of an engine beat together, as the steps of a batching engine do."""
-CHUNKS = {1: 100, 16: 150, 64: 150, 256: 100}
-"""Streams at once -> chunks of each."""
+CHUNKS = {PACED: {1: 100, 16: 150, 64: 150, 256: 100}, 0.0: {1: 4000, 16: 1500, 64: 500, 256: 200}}
+"""Beat -> streams at once -> chunks of each. At beat 0 every server streams as fast as it can."""
 
 
 @dataclass
@@ -85,11 +85,11 @@ def wait_for(client: httpx.Client, method: str, path: str, body: object = None) 
 
 
 @contextlib.contextmanager
-def references(home: Path) -> Iterator[tuple[Target, Target]]:
+def references(home: Path, beat: float) -> Iterator[tuple[Target, Target]]:
     """(the app alone, the proxy in front of an app)."""
     app_port, proxy_port, upstream = free_port(), free_port(), str(home / "app.sock")
     app, proxy = str(HERE / "reference" / "app.py"), str(HERE / "reference" / "proxy.py")
-    rate = ("--rate", str(RATE))
+    rate = ("--rate", str(beat))
     with (
         process(app, "--port", str(app_port), *rate) as alone,
         process(app, "--uds", upstream, *rate) as behind,
@@ -102,14 +102,14 @@ def references(home: Path) -> Iterator[tuple[Target, Target]]:
 
 
 @contextlib.contextmanager
-def xinfer(home: Path) -> Iterator[Target]:
+def xinfer(home: Path, beat: float) -> Iterator[Target]:
     """The whole product on this machine, as a user starts it, with two echo models."""
     port = free_port()
     env = {"XINFER_HOME": str(home), "XINFER_TOKEN_FILE": str(home / "token")}
     with process("-c", "from xinfer.cli.serve import local; local()", "-p", str(port), env=env):
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             wait_for(client, "GET", "/ready")
-            for uid, rate in (("echo", RATE), ("calm", 0)):
+            for uid, rate in (("echo", beat), ("calm", 0)):
                 body = {"model_name": "echo", "model_uid": uid, "rate": rate}
                 wait_for(client, "POST", "/v1/models", body)  # 503 until the worker has joined
             gateways = [int(record["pid"]) for record in map(read_json, (home / "gateways").glob("*.json"))]
@@ -152,36 +152,47 @@ def show(label: str, app: Cost, proxied: Cost, ours: Cost) -> None:
     )
 
 
+def compare(home: Path, beat: float, rounds: int, shorter: int) -> None:
+    """One table: both references and the product at one beat."""
+    home.mkdir()
+    with references(home, beat) as (app, proxied), xinfer(home / "home", beat) as ours:
+        targets = (app, proxied, ours)
+        for target in targets:
+            measure(target, 8, 20)
+        pace = f"{beat:g} chunks per second and stream" if beat else "as fast as they can"
+        print(f"\nmicroseconds of CPU per streamed chunk, {pace}; the ratio is (gateway+replica) / (proxy+app)")
+        print(f"{'streams':>12} {'app':>8} {'proxy':>8} + {'app':>5} {'gateway':>9} +{'replica':>7} {'ratio':>8}")
+        first_byte = ""
+        for streams, chunks in CHUNKS[beat].items():
+            taken: dict[str, list[Cost]] = {target.name: [] for target in targets}
+            for _ in range(rounds):
+                for target in targets:
+                    taken[target.name].append(measure(target, streams, chunks // shorter))
+            one, two, three = (median_of(taken[target.name]) for target in targets)
+            show(str(streams), one, two, three)
+            if streams == 1:
+                added = median_first_byte(taken[ours.name]) - median_first_byte(taken[app.name])
+                first_byte = f"first byte at one stream: {added:+.2f} ms beside the bare app"
+        if beat:
+            print(first_byte)
+            return
+        print("\nmicroseconds of CPU per request of 2 KB, not streamed, 8 at a time")
+        show("requests", *[median_of([measure_requests(target, 800) for _ in range(rounds)]) for target in targets])
+
+
+def median_first_byte(costs: list[Cost]) -> float:
+    return statistics.median(cost.first_byte_ms for cost in costs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many is shown")
     parser.add_argument("--quick", action="store_true", help="one short round")
     options = parser.parse_args()
-    rounds = 1 if options.quick else options.rounds
+    rounds, shorter = (1, 2) if options.quick else (options.rounds, 1)
     with tempfile.TemporaryDirectory(prefix="xi-") as folder:
-        home = Path(folder)
-        with references(home) as (app, proxied), xinfer(home / "home") as ours:
-            targets = (app, proxied, ours)
-            for target in targets:
-                measure(target, 8, 20)
-            print("microseconds of CPU per streamed chunk; the ratio is (gateway+replica) / (proxy+app)")
-            print(f"{'streams':>12} {'app':>8} {'proxy':>8} + {'app':>5} {'gateway':>9} +{'replica':>7} {'ratio':>7}")
-            for streams, chunks in CHUNKS.items():
-                taken: dict[str, list[Cost]] = {target.name: [] for target in targets}
-                for _ in range(rounds):
-                    for target in targets:
-                        taken[target.name].append(measure(target, streams, chunks // (2 if options.quick else 1)))
-                one, two, three = (median_of(taken[target.name]) for target in targets)
-                show(str(streams), one, two, three)
-                if streams == 1:
-                    added = statistics.median(c.first_byte_ms for c in taken[ours.name]) - statistics.median(
-                        c.first_byte_ms for c in taken[app.name]
-                    )
-                    first_byte = f"first byte at one stream: {added:+.2f} ms beside the bare app"
-            print("microseconds of CPU per request of 2 KB, not streamed, 8 at a time")
-            whole = [median_of([measure_requests(target, 800) for _ in range(rounds)]) for target in targets]
-            show("requests", *whole)
-            print(first_byte)
+        for beat in CHUNKS:
+            compare(Path(folder) / f"{beat:g}", beat, rounds, shorter)
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ class _Answer:
         assert head is not None
         if not _is_stream(head):
             return await self._relay_whole(stream, head)
-        data = await _next_bytes(stream)
+        data = await stream.read()
         if not data and not _is_complete(stream):
             return False
         self._metrics.first_byte(self._op, self.model, time.perf_counter() - self._started)
@@ -202,7 +202,7 @@ class _Answer:
         while data:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             stream.credit(len(data))
-            data = await _next_bytes(stream)
+            data = await stream.read()
         if stream.lost or stream.failure is not None:
             error = _error_of(stream)
             await send({"type": "http.response.body", "body": sse_error(error), "more_body": False})
@@ -215,7 +215,7 @@ class _Answer:
     async def _relay_whole(self, stream: CallStream, head: Head) -> bool:
         """Collect the body to its end: it gets a length, and until then a dead replica costs the client nothing."""
         pieces: list[bytes] = []
-        while data := await _next_bytes(stream):
+        while data := await stream.read():
             pieces.append(data)
             stream.credit(len(data))
         if not _is_complete(stream):
@@ -249,13 +249,6 @@ class _Answer:
 
 def _is_stream(head: Head) -> bool:
     return not any(name == b"content-type" and value.startswith(b"application/json") for name, value in head.headers)
-
-
-async def _next_bytes(stream: CallStream) -> bytes:
-    """What has come of a body since the last time; empty at its end."""
-    while not (data := stream.take()) and not stream.ended:
-        await stream.arrived()
-    return data
 
 
 def _is_complete(stream: CallStream) -> bool:

@@ -17,6 +17,10 @@ from xinfer.routes import Endpoint
 log = logging.getLogger(__name__)
 
 
+_BODY = int(Kind.BODY)
+"""Looked up once per chunk, where a member of an enum costs as much as a call."""
+
+
 class CallStream:
     """The answer to one call, as it arrives. Read ``head`` after ``arrived``, then take body bytes until ``ended``."""
 
@@ -47,12 +51,15 @@ class CallStream:
     def take(self) -> bytes:
         """All body bytes that came since the last call."""
         parts = self._parts
-        if len(parts) == 1:
-            data = parts[0]
-            self._parts = []
-            return data
-        self._parts = []
-        return b"".join(parts)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
+
+    async def read(self) -> bytes:
+        """The same, but waits for some; empty at the end of the body."""
+        while not self._parts and not self.ended:
+            await self.arrived()
+        return self.take()
 
     def credit(self, amount: int) -> None:
         """The client's socket took ``amount`` bytes; lets the replica send as many more, told in half windows."""
@@ -203,17 +210,16 @@ class ReplicaLink(asyncio.Protocol):
             self.close()
 
     def _on_frame(self, number: int, kind: int, payload: bytes) -> None:
-        if kind == Kind.LOAD:
-            self.load = wire.decode_load(payload)
-            self.opened_since_load = 0
-            return
         stream = self._calls.get(number)
-        if stream is None:
-            return  # cancelled a moment ago; what was under way is of no interest
-        if kind == Kind.BODY:
+        if kind == _BODY and stream is not None:
             if stream.head is None:
                 raise wire.WireError("a body came before its head")
             stream.on_body(payload)
+        elif kind == Kind.LOAD:
+            self.load = wire.decode_load(payload)
+            self.opened_since_load = 0
+        elif stream is None:
+            pass  # cancelled a moment ago; what was under way is of no interest
         elif kind == Kind.HEAD:
             stream.on_head(wire.decode_head(payload))
         elif kind == Kind.END:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -107,25 +108,11 @@ class EchoEngine:
             raise EngineFailed(self._options.fail_load)
         progress("loading", 1.0)
 
-    async def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
+    def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
         """Answer one request."""
-        await self._misbehave()
-        self._requests += 1
-        self._running += 1
-        try:
-            if call.op is Op.CHAT:
-                frames = self._chat(call)
-            elif call.op is Op.COMPLETION:
-                frames = self._completion(call)
-            else:
-                body = rerank(call) if call.op is Op.RERANK else embed(call, self._options.dimensions)
-                yield JSON_HEAD
-                yield body
-                return
-            async for frame in frames:
-                yield frame
-        finally:
-            self._running -= 1
+        if call.op is Op.CHAT:
+            return self._chat(call)
+        return self._completion(call) if call.op is Op.COMPLETION else self._vectors(call)
 
     def load_report(self) -> Load:
         """Requests under way; nothing waits."""
@@ -138,6 +125,17 @@ class EchoEngine:
     async def close(self) -> None:
         """Let go of whoever waits."""
         self._metronome.stop()
+
+    @contextlib.asynccontextmanager
+    async def _under_way(self) -> AsyncGenerator[None, None]:
+        """Counts a request, unless it is one to misbehave at."""
+        await self._misbehave()
+        self._requests += 1
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     async def _misbehave(self) -> None:
         options, seen = self._options, self._requests
@@ -152,58 +150,70 @@ class EchoEngine:
             raise RuntimeError(self._failure)
 
     async def _chat(self, call: Call) -> AsyncGenerator[Frame, None]:
-        request = parse_chat(call.body)
-        refuse_unsupported(request, HONOURED, self.name)
-        prompt = sum(len(tokens_of(last_user_text([message]))) for message in request.messages)
-        self._check_context(prompt, request.token_limit, "messages")
-        answer = Answer(last_user_text(request.messages), request.token_limit, request.stop_strings)
-        choices = request.choices
-        usage = Usage(prompt, answer.completion_tokens * choices)
-        writer = ChatWriter(
-            f"chatcmpl-{call.request_id}", call.model, int(time.time()), include_usage=request.include_usage
-        )
-        if not request.stream:
-            await self._pass_time(answer)
-            yield JSON_HEAD
-            yield writer.response([ChatChoice(text=answer.text, finish_reason=answer.finish_reason)] * choices, usage)
-            return
-        yield SSE_HEAD
-        for choice in range(choices):
-            yield writer.role(choice=choice)
-        for piece in answer:
-            await self._next_token()
+        async with self._under_way():
+            request = parse_chat(call.body)
+            refuse_unsupported(request, HONOURED, self.name)
+            prompt = sum(len(tokens_of(last_user_text([message]))) for message in request.messages)
+            self._check_context(prompt, request.token_limit, "messages")
+            answer = Answer(last_user_text(request.messages), request.token_limit, request.stop_strings)
+            choices = request.choices
+            usage = Usage(prompt, answer.completion_tokens * choices)
+            writer = ChatWriter(
+                f"chatcmpl-{call.request_id}", call.model, int(time.time()), include_usage=request.include_usage
+            )
+            if not request.stream:
+                await self._pass_time(answer)
+                yield JSON_HEAD
+                yield writer.response(
+                    [ChatChoice(text=answer.text, finish_reason=answer.finish_reason)] * choices, usage
+                )
+                return
+            yield SSE_HEAD
             for choice in range(choices):
-                yield writer.text(piece, choice=choice)
-        end = b"".join(writer.finish(answer.finish_reason, choice=choice) for choice in range(choices))
-        yield end + (writer.usage(usage) if request.include_usage else b"") + writer.done
+                yield writer.role(choice=choice)
+            for piece in answer:
+                await self._metronome.beat()
+                self._count_token()
+                for choice in range(choices):
+                    yield writer.text(piece, choice=choice)
+            end = b"".join(writer.finish(answer.finish_reason, choice=choice) for choice in range(choices))
+            yield end + (writer.usage(usage) if request.include_usage else b"") + writer.done
 
     async def _completion(self, call: Call) -> AsyncGenerator[Frame, None]:
-        request = parse_completion(call.body)
-        refuse_unsupported(request, HONOURED, self.name)
-        texts = [prompt if isinstance(prompt, str) else " ".join(map(str, prompt)) for prompt in request.prompts]
-        counts = [len(tokens_of(text)) for text in texts]
-        self._check_context(max(counts), request.token_limit, "prompt")
-        answers = [Answer(text, request.token_limit, request.stop_strings) for text in texts]
-        answers = [answer for answer in answers for _ in range(request.choices)]
-        usage = Usage(sum(counts), sum(answer.completion_tokens for answer in answers))
-        writer = CompletionWriter(
-            f"cmpl-{call.request_id}", call.model, int(time.time()), include_usage=request.include_usage
-        )
-        if not request.stream:
-            for answer in answers:
-                await self._pass_time(answer)
-            yield JSON_HEAD
-            yield writer.response(
-                [CompletionChoice(text=a.text, finish_reason=a.finish_reason) for a in answers], usage
+        async with self._under_way():
+            request = parse_completion(call.body)
+            refuse_unsupported(request, HONOURED, self.name)
+            texts = [prompt if isinstance(prompt, str) else " ".join(map(str, prompt)) for prompt in request.prompts]
+            counts = [len(tokens_of(text)) for text in texts]
+            self._check_context(max(counts), request.token_limit, "prompt")
+            answers = [Answer(text, request.token_limit, request.stop_strings) for text in texts]
+            answers = [answer for answer in answers for _ in range(request.choices)]
+            usage = Usage(sum(counts), sum(answer.completion_tokens for answer in answers))
+            writer = CompletionWriter(
+                f"cmpl-{call.request_id}", call.model, int(time.time()), include_usage=request.include_usage
             )
-            return
-        yield SSE_HEAD
-        for choice, answer in enumerate(answers):
-            for piece in answer:
-                await self._next_token()
-                yield writer.text(piece, choice=choice)
-            yield writer.finish(answer.finish_reason, choice=choice)
-        yield (writer.usage(usage) if request.include_usage else b"") + writer.done
+            if not request.stream:
+                for answer in answers:
+                    await self._pass_time(answer)
+                yield JSON_HEAD
+                yield writer.response(
+                    [CompletionChoice(text=a.text, finish_reason=a.finish_reason) for a in answers], usage
+                )
+                return
+            yield SSE_HEAD
+            for choice, answer in enumerate(answers):
+                for piece in answer:
+                    await self._metronome.beat()
+                    self._count_token()
+                    yield writer.text(piece, choice=choice)
+                yield writer.finish(answer.finish_reason, choice=choice)
+            yield (writer.usage(usage) if request.include_usage else b"") + writer.done
+
+    async def _vectors(self, call: Call) -> AsyncGenerator[Frame, None]:
+        async with self._under_way():
+            body = rerank(call) if call.op is Op.RERANK else embed(call, self._options.dimensions)
+            yield JSON_HEAD
+            yield body
 
     def _check_context(self, prompt: int, limit: int | None, param: str) -> None:
         room = self._options.context_length
@@ -218,10 +228,10 @@ class EchoEngine:
         """An answer that is not streamed takes as long as one that is."""
         if self._options.rate > 0 or self._options.die_after_tokens is not None:
             for _ in answer:
-                await self._next_token()
+                await self._metronome.beat()
+                self._count_token()
 
-    async def _next_token(self) -> None:
-        await self._metronome.beat()
+    def _count_token(self) -> None:
         self._tokens += 1
         limit = self._options.die_after_tokens
         if limit is not None and self._tokens > limit:

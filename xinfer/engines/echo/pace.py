@@ -14,8 +14,8 @@ class Metronome:
         self._timer: asyncio.Handle | None = None
         self._next = 0.0
 
-    async def beat(self) -> None:
-        """Wait for the next beat."""
+    def beat(self) -> "asyncio.Future[None]":
+        """The next beat, to be awaited."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append(future)
@@ -25,7 +25,7 @@ class Metronome:
             self._timer = (
                 loop.call_later(self._next - now, self._strike) if self._interval else loop.call_soon(self._strike)
             )
-        await future
+        return future
 
     def _strike(self) -> None:
         waiting, self._waiting = self._waiting, []
