@@ -83,7 +83,7 @@ class Engine(Protocol):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """One line for people, in ``xinfer engine list`` and the README's table."""
+    """One line for people who choose an engine."""
     ops: ClassVar[frozenset[Op]]
     formats: ClassVar[frozenset[Format]]
     install: ClassVar[str]
