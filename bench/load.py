@@ -5,6 +5,10 @@ import json
 import time
 from dataclasses import dataclass, field
 
+_TOKEN = b'token"}'
+"""Stands once in every event with content."""
+_END = b"0\r\n\r\n"
+
 
 @dataclass
 class Outcome:
@@ -49,17 +53,19 @@ async def client(port: int, request: bytes, repeats: int, outcome: Outcome, *, s
 async def _read_chunks(reader: asyncio.StreamReader, started: float, outcome: Outcome) -> int:
     """To the end of a chunked body; how many SSE events with content it had."""
     events = 0
-    data = b""
+    tail = b""
     first = True
-    while not data.endswith(b"0\r\n\r\n"):
+    while not tail.endswith(_END):
         piece = await reader.read(1 << 16)
         if not piece:
             raise RuntimeError("the stream ended early")
         if first:
             outcome.first_byte_s.append(time.perf_counter() - started)
             first = False
-        events += piece.count(b'"content":"token') + piece.count(b'"content":" token')
-        data = piece[-5:] if len(piece) >= 5 else (data + piece)[-5:]
+        # With the end of the last piece: a token may be cut in two, and a tail is too short to hold a whole one.
+        seen = tail + piece
+        events += seen.count(_TOKEN)
+        tail = seen[1 - len(_TOKEN) :]
     return events
 
 
