@@ -3,7 +3,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from xinfer.worker.inventory.base import all_devices
+from xinfer.worker.inventory.base import read_inventory
 from xinfer.worker.inventory.cpu import core_quota, memory_limit_bytes, own_cgroups
 
 GIB = 1024**3
@@ -21,7 +21,8 @@ def write(tmp_path: Path):
 
 
 def test_this_machine_has_a_cpu() -> None:
-    (cpu,) = [device for device in all_devices() if device.kind == "cpu"]
+    seen = [seen.device for reading in read_inventory().values() for seen in reading.devices]
+    (cpu,) = [device for device in seen if device.kind == "cpu"]
     assert 1 <= cpu.cores <= (psutil.cpu_count() or 1)
     assert 0 < cpu.memory_mib <= psutil.virtual_memory().total // 1024**2
 

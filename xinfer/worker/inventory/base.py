@@ -1,14 +1,11 @@
 """Where devices come from: one module per source in this package, each exposing ``INVENTORY``."""
 
-import logging
 from typing import ClassVar, Protocol
 
 import msgspec
 
 from xinfer import plugins
 from xinfer.devices import Device
-
-logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 
@@ -57,18 +54,6 @@ def read_inventory() -> dict[str, InventoryReading]:
     """What every source sees, by the name of the source."""
     sources: list[Inventory] = plugins.exposed("xinfer.worker.inventory", "INVENTORY")
     return {source.name: source.read() for source in sources}
-
-
-def all_devices() -> tuple[Device, ...]:
-    """The devices of this worker, from every source; warnings and reasons go to the log."""
-    found: list[Device] = []
-    for name, reading in read_inventory().items():
-        for warning in reading.warnings:
-            logger.warning("%s: %s", name, warning)
-        if reading.reason:
-            logger.info("%s: no devices: %s", name, reading.reason)
-        found.extend(seen.device for seen in reading.devices)
-    return tuple(found)
 
 
 def default_reserve_mib(total_mib: int) -> int:
