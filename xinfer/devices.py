@@ -75,12 +75,32 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     slices: tuple[DeviceSlice, ...]
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine may use of one device, in its own view: engines that plan with a share need to know of what."""
+
+    device_id: str
+    kind: str
+    """As in ``Device``."""
+    memory_mib: int
+    total_mib: int
+    """What the process sees as the total memory of the device: that of the slice, where an enforcer shows only that."""
+    cores_percent: int = 0
+    """0: no limit."""
+
+    @property
+    def share(self) -> float:
+        """The budget as a share (0..1) of what the process sees, rounded down to four decimals."""
+        return min(1.0, self.memory_mib * 10_000 // max(1, self.total_mib) / 10_000)
+
+
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """A lease with the environment that the engine's process starts with. ``threads`` bounds its CPU threads."""
 
     lease: Lease
     env: dict[str, str] = {}
     threads: int = 1
+    budgets: tuple[Budget, ...] = ()
+    """One for each device of the lease, in the order in which the process counts them."""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):

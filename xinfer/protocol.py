@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from xinfer.devices import Device, DeviceSlice, DeviceUse
+from xinfer.devices import Budget, Device, DeviceSlice, DeviceUse
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, ReplicaState
 
@@ -118,6 +118,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds without a claim after which the process ends itself."""
     env: dict[str, str] = {}
     """What the worker added to the environment of the process: the enforcers' and the deployment's variables."""
+    budgets: tuple[Budget, ...] = ()
+    """As in the Grant."""
 
 
 LAUNCH_FILE = "launch.json"

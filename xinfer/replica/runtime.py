@@ -161,7 +161,7 @@ class Replica:
         self._handle(Progressed("loading", 0.0))
         deployment = self._order.deployment
         lease = Lease(replica_id=self._order.replica_id, generation=self._order.generation, slices=self._order.slices)
-        grant = Grant(lease=lease, env=self._order.env, threads=self._order.threads)
+        grant = Grant(lease=lease, env=self._order.env, threads=self._order.threads, budgets=self._order.budgets)
         loop = asyncio.get_running_loop()
 
         def progress(stage: str, fraction: float) -> None:

@@ -160,6 +160,7 @@ class WorkerRuntime:
             host=self._host,
             lease_s=self._settings.replica_lease_s,
             env=granted.env,
+            budgets=granted.budgets,
         )
         try:
             process = ReplicaProcess.start(self._folders.create(order), order, self._settings)

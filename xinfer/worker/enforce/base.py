@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar, Protocol
 
 from xinfer import plugins
-from xinfer.devices import Device, Grant, Hold, Lease, Strength
+from xinfer.devices import Budget, Device, DeviceSlice, Grant, Hold, Lease, Strength
 from xinfer.spec import Deployment, Format
 from xinfer.worker.enforce.cpu import granted_threads
 from xinfer.worker.enforce.means import ALLOCATOR, Means
+from xinfer.worker.leases import per_device
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """For weights that are on disk: libraries would ask the hub for newer ones, and wait where there is no network."""
@@ -42,7 +43,24 @@ def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device], m
     wanted = dict(deployment.envs)
     if ALLOCATOR in env and ALLOCATOR in wanted:  # a list of options: the later of two wins, and the others stay
         wanted[ALLOCATOR] = f"{env[ALLOCATOR]},{wanted[ALLOCATOR]}"
-    return Grant(lease=lease, env=env | wanted, threads=granted_threads(lease, devices))
+    return Grant(
+        lease=lease,
+        env=env | wanted,
+        threads=granted_threads(lease, devices),
+        budgets=tuple(budget(piece, devices[piece.device_id], means) for piece in per_device(lease.slices)),
+    )
+
+
+def budget(piece: DeviceSlice, device: Device, means: Means) -> Budget:
+    """A slice as the engine's process sees it."""
+    shown = piece.memory_mib if held(device, means).view == "slice" else device.view_mib or device.memory_mib
+    return Budget(
+        device_id=piece.device_id,
+        kind=device.kind,
+        memory_mib=piece.memory_mib,
+        total_mib=shown,
+        cores_percent=piece.cores_percent,
+    )
 
 
 def held(device: Device, means: Means) -> Hold:
