@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
-from xinfer.devices import Device, DeviceSlice, Placement
+from xinfer.devices import Device, DeviceSlice, DeviceUse, Placement
 from xinfer.errors import Conflict
 from xinfer.ops import Kind
 from xinfer.protocol import EngineOffer, WorkerHello, WorkerReport
@@ -85,12 +85,11 @@ def recount(book: LeaseBook) -> None:
 
 def operate(book: LeaseBook, keys: list[Key], chance: random.Random, number: int) -> str:
     """One random operation; what it was, or how it was refused."""
-    kind = chance.choices(("book", "release", "resize", "expire", "crash", "cordon"), (50, 38, 8, 2, 0.2, 1.8))[0]
+    kind = chance.choices(("book", "release", "resize", "crash", "cordon"), (50, 40, 8, 0.2, 1.8))[0]
     try:
         if kind == "book":
             key = (f"r{number}", 1)
-            expires_at = number + 50.0 if chance.random() < 0.1 else None
-            book.book(*key, any_request(chance), expires_at=expires_at)
+            book.book(*key, any_request(chance))
             keys.append(key)
         elif kind == "release" and keys:
             book.release(*keys.pop(chance.randrange(len(keys))))
@@ -99,9 +98,6 @@ def operate(book: LeaseBook, keys: list[Key], chance: random.Random, number: int
             book.resize(
                 *key, (DeviceSlice(device_id=f"gpu-{chance.randrange(64)}", memory_mib=chance.randint(1, 40_000)),)
             )
-        elif kind == "expire":
-            gone = {(lease.replica_id, lease.generation) for lease in book.expire(float(number))}
-            keys[:] = [key for key in keys if key not in gone]
         elif kind == "crash":
             keys[:] = [key for key in keys if chance.random() < 0.7]
             book.reconcile(set(keys))
@@ -201,7 +197,12 @@ def supervised(workers: list[Rooms]) -> Cluster:
             devices=tuple(room.device for room in worker.by_id.values()),
             engines={"echo": EngineOffer(True)},
         )
-        cluster.handle(WorkerJoined(hello, WorkerReport(worker_id=name, incarnation="1", sequence=1), 0.0))
+        uses = tuple(
+            DeviceUse(device_id=device.device_id, used_mib=9, free_mib=device.memory_mib - 9)
+            for device in hello.devices
+        )
+        report = WorkerReport(worker_id=name, incarnation="1", sequence=1, uses=uses)
+        cluster.handle(WorkerJoined(hello, report, 0.0))
     cluster.handle(DeploymentSet(deployment("first", 1024), 0.0))
     return cluster
 

@@ -101,6 +101,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     budgets: tuple[Budget, ...] = ()
     """One for each device of the lease, in the order in which the process counts them."""
+    model_uid: str = ""
+    """The name that clients use, for engines that check or echo it."""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,3 +128,5 @@ class DeviceUse(msgspec.Struct, frozen=True, kw_only=True):
     by_replica: dict[str, int] = {}
     """What each replica uses, by its replica_id, where that can be told."""
     hold: Hold = Hold()
+    over_limit_mib: dict[str, int] = {}
+    """By how much a replica is over its slice, by its replica_id; only of those that have been for a while."""

@@ -15,7 +15,10 @@ XinferError                      500 internal_error
 ├── TooManyRequests              429 rate_limit_exceeded     a queue is full; Retry-After says when
 ├── LaunchCancelled              499 launch_cancelled
 ├── EngineFailed                 500 engine_error            the engine raised while it served
-│   └── LoadFailed               500 load_failed             the engine could not load; carries the reason and its log
+│   ├── EndpointFailed           502 endpoint_failed         the server behind an engine is away, or broke off
+│   │   └── EndpointTimeout      504 endpoint_timeout        it says nothing for too long
+│   ├── LoadFailed               500 load_failed             the engine could not load; carries the reason and its log
+│   └── EnvironmentFailed        500 environment_failed      its Python environment could not be built; says why
 ├── StoreFailed                  500 store_failed            what was asked for cannot be read or written durably
 ├── ReplicaLost                  502 replica_lost            the process died while it answered
 └── NotReady                     503 not_ready               still loading, or nothing serves it now; Retry-After
@@ -180,6 +183,26 @@ class LoadFailed(EngineFailed):
     """The engine could not load the model; the message ends with the last lines of its log."""
 
     code = "load_failed"
+
+
+class EndpointFailed(EngineFailed):
+    """The server that an engine passes requests to cannot be reached, refuses us, or broke off its answer."""
+
+    status = 502
+    code = "endpoint_failed"
+
+
+class EndpointTimeout(EndpointFailed):
+    """It accepts no connection, or says nothing while it answers, for too long."""
+
+    status = 504
+    code = "endpoint_timeout"
+
+
+class EnvironmentFailed(EngineFailed):
+    """The Python environment of an engine could not be built or does not work; nothing half-built is used."""
+
+    code = "environment_failed"
 
 
 class StoreFailed(XinferError):

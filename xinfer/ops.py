@@ -1,4 +1,4 @@
-"""The operations that an engine can serve, and the kinds of models that offer them."""
+"""The operations that engines can serve, and the kinds of models that offer them."""
 
 from enum import StrEnum
 
@@ -8,8 +8,17 @@ class Op(StrEnum):
 
     CHAT = "chat"
     COMPLETION = "completion"
+    MESSAGES = "messages"
+    """Anthropic's form of a chat."""
+    RESPONSES = "responses"
+    """OpenAI's newer form of a chat."""
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
     EMBEDDING = "embedding"
     RERANK = "rerank"
+    SCORE = "score"
+    CLASSIFY = "classify"
+    POOLING = "pooling"
 
 
 class Kind(StrEnum):
@@ -21,7 +30,7 @@ class Kind(StrEnum):
 
 
 OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
-    Kind.LLM: frozenset({Op.CHAT, Op.COMPLETION}),
-    Kind.EMBEDDING: frozenset({Op.EMBEDDING}),
-    Kind.RERANK: frozenset({Op.RERANK}),
+    Kind.LLM: frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE}),
+    Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
+    Kind.RERANK: frozenset({Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
 }

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,9 +101,12 @@ def _reap(pid: int) -> None:
 
 
 def spawn(
-    argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path | None = None
+    argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path | None = None, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own (signals to our group do not reach it), output appended to ``log``."""
+    """Start a process in a session of its own (signals to our group do not reach it), output appended to ``log``.
+
+    Of our file descriptors it inherits ``pass_fds`` and no other.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
         return subprocess.Popen(  # noqa: S603  argv is ours, no shell
@@ -115,7 +118,35 @@ def spawn(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             close_fds=True,
+            pass_fds=pass_fds,
         )
+
+
+def group_of(pid: int) -> int | None:
+    """The process group of a process; None: there is no such process."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Kill processes, but for those in which Python keeps a list of what others must not leave behind.
+
+    Such a resource tracker removes the shared memory of the dead, which would stay until the machine is rebooted, and
+    ends by itself once the last of them is gone. Those that were spared are returned.
+    """
+    spared = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if any(RESOURCE_TRACKER in word for word in process.cmdline()):
+                spared.append(process)
+            else:
+                process.kill()
+    return spared
 
 
 def log_tail(path: Path, lines: int = 20, limit: int = 64 * 1024) -> str:

@@ -6,13 +6,13 @@ the next one.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from xinfer.devices import Budget, Device, DeviceSlice, DeviceUse
 from xinfer.routes import Endpoint
-from xinfer.spec import Deployment, ReplicaState
+from xinfer.spec import Deployment, EnvironmentRequest, ReplicaState
 
 SUPERVISOR_UID = "xinfer-supervisor"
 """Actor uid of the supervisor in its pool."""
@@ -28,6 +28,20 @@ class EngineOffer(msgspec.Struct, frozen=True):
     ok: bool
     reason: str = ""
     version: str = ""
+    environment: str = ""
+    """The environment of its own that it would run in; empty: the worker's Python."""
+    installable: bool = False
+    """The worker can build such an environment; a launch that names the engine makes it do so."""
+
+    def serves(self, request: EnvironmentRequest) -> bool:
+        """Whether a replica with such an environment can run there, perhaps after building it."""
+        if request.python:
+            return True  # what that interpreter has, only the worker can see
+        if request.is_own:
+            return self.installable
+        if request.mode == "none":
+            return self.ok and not self.environment
+        return self.ok or (self.installable and request.build)
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +80,10 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     control_address: str = ""
     endpoint: Endpoint | None = None
     slices: tuple[DeviceSlice, ...] = ()
+    served: bool = False
+    """It has answered a request: only then what it uses says something about what it needs."""
+    warning: str = ""
+    """What is wrong with it while it runs: that it uses more than its slice."""
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +98,8 @@ class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     devices: tuple[Device, ...]
     engines: dict[str, EngineOffer]
+    node: str = ""
+    """The machine, as Kubernetes or its operating system calls it."""
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +140,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker added to the environment of the process: the enforcers' and the deployment's variables."""
     budgets: tuple[Budget, ...] = ()
     """As in the Grant."""
+    python: str = ""
+    """The Python that runs it; empty: the worker's."""
 
 
 LAUNCH_FILE = "launch.json"
@@ -160,6 +182,8 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     progress: float = 0.0
     reason: str = ""
     endpoint: Endpoint | None = None
+    served: bool = False
+    """It has answered a request."""
 
 
 class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,7 +219,28 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int | None = None
     """The same as ``gpumem``."""
     envs: dict[str, str] = {}
+    environment: str | None = None
+    """"auto", "none", "own", or the folder of a virtual environment on the workers."""
+    python: str | None = None
+    """An interpreter on the workers."""
+    virtual_env_packages: tuple[str, ...] = ()
+    enable_virtual_env: bool | None = None
+    """True is "own", False is "none"."""
     options: dict[str, Any] = {}
+
+
+class EngineBuild(msgspec.Struct, frozen=True, kw_only=True):
+    """The building of an environment on one worker, as it is now."""
+
+    engine: str
+    environment: str
+    """Its name."""
+    state: Literal["building", "ready", "failed", "cancelled"]
+    stage: str = ""
+    progress: float = 0.0
+    """0..1"""
+    reason: str = ""
+    """Why it failed."""
 
 
 class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +265,17 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     """replica_id -> worker name."""
 
 
+class Cordon(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's word on a worker, or on one of its devices: it takes nothing new. ``since`` is epoch seconds."""
+
+    worker_id: str
+    device_id: str = ""
+    """Empty: the whole worker."""
+    drain: bool = False
+    """What runs there is moved away, one replica after the other."""
+    since: float = 0.0
+
+
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A worker as the supervisor sees it."""
 
@@ -228,6 +284,8 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_s_ago: float
     replicas: tuple[ReplicaStatus, ...]
     uses: tuple[DeviceUse, ...] = ()
+    cordons: tuple[Cordon, ...] = ()
+    """Of the worker and of its devices."""
 
 
 class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,6 +298,10 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
     settling: bool
     workers: tuple[WorkerInfo, ...]
     instances: tuple[ModelInstance, ...]
+    cordons: tuple[Cordon, ...] = ()
+    """Also of workers that are not there."""
+    rejects: dict[str, int] = {}
+    """How many requests for a place were refused since the supervisor started, by reason."""
 
 
 class GatewayRecord(msgspec.Struct, frozen=True):

@@ -35,6 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """A replica that no worker claimed for so long ends itself."""
     gateway_lease_s: Period = 600.0
     """A gateway whose supervisor was away for so long ends itself."""
+    node_name: str = ""
+    """What Kubernetes calls the machine of this worker, for the ``node`` label of metrics; empty: its host name."""
     heartbeat_s: Period = 2.0
     device_period_s: Period = 5.0
     """How often a worker looks at its devices."""
@@ -46,6 +48,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stopping replica may finish what it has begun."""
     recover_wait_s: Wait = 30.0
     """How long a request waits for a model that was serving and is being brought back."""
+    over_limit: Literal["report", "throttle", "end"] = "report"
+    """What becomes of a replica that uses more memory of a device than its slice, where nothing stops it: it is shown
+    and logged; it also runs at the lowest priority; or it is ended, and started again. Whichever it is, the kernel
+    takes it first when the machine runs out of memory."""
+    over_limit_grace_s: Wait = 15.0
+    """For so long it may be over its slice, and for three looks at the devices, before any of that happens."""
+    over_limit_tolerance_percent: Annotated[int, Meta(ge=0, le=1000)] = 10
+    """Of its slice, and never less than 64 MiB: a replica is over its slice beyond that."""
+    hami_core: str = ""
+    """A libvgpu.so of HAMi-core for machines with one NVIDIA card and no HAMi: replicas are started with it, and it
+    refuses them memory beyond their slice. Empty: none."""
+    cgroups: Literal["auto", "off"] = "auto"
+    """Whether replicas on the CPU are held to their slice by cgroups of their own, where the worker may make them."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
     max_queued: Annotated[int, Meta(ge=1)] = 2048
     """Requests that one replica holds (running and waiting) before it answers 429."""
@@ -127,6 +142,7 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 DEVICE_VARIABLES = (
     "CUDA_",
     "GPU_CORE_",
+    "LD_PRELOAD",
     "NVIDIA_VISIBLE_",
     "PYTORCH_CUDA_ALLOC_CONF",
     "XINFER_CONTAINER_INDEX",

@@ -1,7 +1,7 @@
 """What is asked for: ModelSpec and Deployment (desired), and the states of a Replica (current)."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,6 +15,36 @@ class Format(StrEnum):
     GGUF = "gguf"
     NONE = "none"
     """Nothing to load: the echo engine, a remote endpoint."""
+
+
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides how much memory a model takes, as its files say. 0: they do not say, or it has none of it."""
+
+    layers: int = 0
+    attention_layers: int = 0
+    """Those that keep the keys and values of every past token."""
+    sliding_layers: int = 0
+    """Those that keep them of the last ``window`` tokens only. The rest (state-space, linear attention) keep none."""
+    window: int = 0
+    hidden: int = 0
+    intermediate: int = 0
+    """Width of the feed-forward part for one token; of a mixture of experts, of all that are active together."""
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    """Of a key."""
+    value_dim: int = 0
+    """Of a value."""
+    kv_lora_rank: int = 0
+    """Multi-head latent attention: width of the latent from which keys and values are computed anew."""
+    qk_rope_head_dim: int = 0
+    """Multi-head latent attention: width of the rotated part of a key, which is kept beside the latent."""
+    vocabulary: int = 0
+    parameters: int = 0
+    dtype: str = ""
+    """What the model computes in, by its config.json: "bfloat16", "float16" or "float32"."""
+    weight_bytes: dict[str, int] = {}
+    """Bytes of the tensors by their type in the files: {"BF16": 1192099840}."""
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +65,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     matryoshka_dims: tuple[int, ...] = ()
     weights_mib: int = 0
+    shape: ModelShape | None = None
+    """None: nobody has looked into the files."""
 
     @property
     def ops(self) -> frozenset[Op]:
@@ -97,6 +129,66 @@ class ResourceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Only on this worker (its id, name or address)."""
 
 
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica is expected to need on each of its devices, by parts; MiB and tokens."""
+
+    device_kind: str
+    """"cpu" or "accelerator"."""
+    devices: int = 1
+    weights_mib: int = 0
+    kv_cache_mib: int = 0
+    activations_mib: int = 0
+    engine_mib: int = 0
+    """The engine itself: on a CPU its process, on an accelerator its workspaces."""
+    driver_mib: int = 0
+    """What the driver of an accelerator takes for a process before that allocates anything."""
+    safety_mib: int = 0
+    per_device_mib: int = 0
+    """All parts together."""
+    total_mib: int = 0
+    """On all devices together."""
+    context_length: int = 0
+    """The longest sequence that was counted on."""
+    concurrency: int = 0
+    """How many sequences at once."""
+    kv_tokens: int = 0
+    """Tokens that the cache of keys and values has room for."""
+    batch_tokens: int = 0
+    """Tokens in one step of the model."""
+    observed_mib: int | None = None
+    """The most that such a replica was seen to use on one device, once it had served."""
+    needed_mib: int = 0
+    """What a launch reserves on each device: from the observed peak where there is one."""
+    notes: tuple[str, ...] = ()
+    """What was assumed."""
+
+    @property
+    def error_percent(self) -> float | None:
+        """How far the estimate is above (or, negative, below) the observed peak; None: nothing was observed."""
+        if not self.observed_mib:
+            return None
+        return round(100 * (self.per_device_mib - self.observed_mib) / self.observed_mib, 1)
+
+
+class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Python the replicas run on."""
+
+    mode: Literal["auto", "none", "own"] = "auto"
+    """"auto": the worker's if it has the engine, else one of the engine's environments; "none": the worker's;
+    "own": an environment."""
+    python: str = ""
+    """An interpreter on the workers that is taken as it is; goes before everything else."""
+    packages: tuple[str, ...] = ()
+    """What the environment holds beyond the engine's requirements; with them it is never the worker's Python."""
+    build: bool = False
+    """An environment that is not there yet is built."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is an environment even where the worker's Python has the engine."""
+        return self.mode == "own" or bool(self.packages)
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The desired state of one model, durable. ``revision`` grows with each change; ``created_at``: epoch seconds."""
 
@@ -108,6 +200,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     """Engine keywords, checked against the engine's own ``Options``."""
     envs: dict[str, str] = {}
+    environment: EnvironmentRequest = EnvironmentRequest()
+    estimates: tuple[Estimate, ...] = ()
+    """What a replica needs, where the request leaves that open: on CPUs and on accelerators."""
     revision: int = 1
     created_at: float = 0.0
 

@@ -286,8 +286,8 @@ async def test_what_cannot_be_is_refused_with_the_reason(cluster):
     with pytest.raises(NotReady, match="no worker has joined"):
         await supervisor.launch(LaunchRequest(model_name="echo"))
     await cluster.worker(supervisor, "one")
-    with pytest.raises(InvalidRequest, match="there is no engine 'vLLM'") as refused:
-        await supervisor.launch(LaunchRequest(model_name="echo", model_engine="vLLM"))
+    with pytest.raises(InvalidRequest, match="there is no engine 'tensorflow'") as refused:
+        await supervisor.launch(LaunchRequest(model_name="echo", model_engine="tensorflow"))
     assert refused.value.param == "model_engine"
     for call in (supervisor.progress("x"), supervisor.scale("x", 1), supervisor.cancel("x")):
         with pytest.raises(UnknownModel):
@@ -306,6 +306,71 @@ async def test_a_launch_is_explained_without_being_made(cluster):
     with pytest.raises(NoCapacity, match="device cpu0 falls short by 500 MiB") as refused:
         await supervisor.launch(LaunchRequest(model_name="echo", memory_mib=2500))
     assert refused.value.details["devices"][0]["missing_mib"] == 500
+
+
+@scenario
+async def test_what_an_operator_says_holds_after_a_restart(cluster):
+    first = await cluster.supervisor()
+    worker = await cluster.worker(first, "one")
+    said = await first.cordon("one", "cpu0", True)
+    assert (said.worker_id, said.device_id, said.drain) == ("one", "cpu0", True)
+    second = await cluster.supervisor()
+    await worker.join(second)
+    info = await second.info()
+    assert info.cordons == info.workers[0].cordons == (said,)
+    with pytest.raises(NoCapacity, match="device cpu0 is cordoned, it takes nothing new"):
+        await second.launch(LaunchRequest(model_name="echo"))
+    assert (await second.info()).rejects == {"Cordoned": 1}
+    assert await second.uncordon("127.0.0.1", "cpu0") == ("one", "cpu0")
+    await second.launch(LaunchRequest(model_name="echo"))
+    third = await cluster.supervisor()
+    await worker.join(third)
+    assert (await third.info()).cordons == ()
+
+
+@scenario
+async def test_a_drain_moves_a_replica_once_another_one_serves(cluster):
+    supervisor = await cluster.supervisor()
+    one = await cluster.worker(supervisor, "one")
+    await supervisor.launch(LaunchRequest(model_name="echo"))
+    await one.run(await one.actor.told_to_run(1))
+    two = await cluster.worker(supervisor, "two")
+    await supervisor.cordon("one", "", True)
+    (model,) = await supervisor.instances()
+    reasons = {status.replica_id: status.reason for status in model.replicas}
+    assert reasons["echo-0"] == "worker one is drained; it serves until another replica does"
+    await two.run(await two.actor.told_to_run(1))
+    await one.actor.told_to_run(0)
+    (model,) = await supervisor.instances()
+    assert model.workers == {"echo-1": "two"}
+
+
+@scenario
+async def test_who_is_not_there_cannot_be_cordoned(cluster):
+    supervisor = await cluster.supervisor()
+    await cluster.worker(supervisor, "one")
+    for worker, device, param in (("three", "", "worker"), ("one", "GPU-9", "device"), ("one", "0", "device")):
+        for say in (supervisor.cordon(worker, device, False), supervisor.uncordon(worker, device)):
+            with pytest.raises(NotFound) as refused:
+                await say
+            assert refused.value.param == param
+    await cluster.worker(supervisor, "two")
+    with pytest.raises(Conflict, match=r"several workers are called '127\.0\.0\.1'; say which by its address: one"):
+        await supervisor.cordon("127.0.0.1", "", False)
+
+
+@scenario
+async def test_refusals_are_counted_by_reason_and_dry_runs_are_not(cluster):
+    supervisor = await cluster.supervisor()
+    await cluster.worker(supervisor, "one")
+    await supervisor.explain(LaunchRequest(model_name="echo", memory_mib=2500))
+    for _ in range(2):
+        with pytest.raises(NoCapacity):
+            await supervisor.launch(LaunchRequest(model_name="echo", memory_mib=2500))
+    await supervisor.launch(LaunchRequest(model_name="echo", memory_mib=1500))
+    with pytest.raises(NoCapacity):
+        await supervisor.scale("echo", 2)
+    assert (await supervisor.info()).rejects == {"InsufficientMemory": 3}
 
 
 @scenario

@@ -31,6 +31,7 @@ from xinfer.protocol import (
 from xinfer.settings import Settings, child_environment, cluster_token
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState
 from xinfer.worker.actor import WorkerHandle, start_worker
+from xinfer.worker.cgroups import Cgroups
 
 PATIENCE_S = 60.0
 
@@ -419,5 +420,33 @@ def test_two_workers_of_one_home_are_two(settings: Settings) -> None:
             assert second.hello.worker_id != first.hello.worker_id
             await second.stop()
         await first.stop()
+
+    play(settings, scenario)
+
+
+def test_a_replica_runs_in_a_cgroup_of_its_own_where_there_can_be_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On plain files: a kernel would hold it there, and remove the files with the folder."""
+    root = tmp_path / "cgroup"
+    root.mkdir()
+    monkeypatch.setattr("xinfer.worker.actor.open_cgroups", lambda: Cgroups(root))
+
+    async def scenario(house: House) -> None:
+        house.desk.want(echo(slices=(DeviceSlice(device_id="cpu", memory_mib=200, cores_percent=50),)))
+        worker = await house.worker()
+        ready = await house.desk.until_state(ReplicaState.READY)
+        (folder,) = root.iterdir()
+        assert (folder / "cgroup.procs").read_text() == str(ready.pid)
+        assert (folder / "memory.max").read_text() == str(200 << 20)
+        (folder / "memory.events").write_text("oom_kill 1\n")
+        os.kill(ready.pid, signal.SIGKILL)
+        away = await house.desk.until_state(ReplicaState.PENDING)
+        assert away.reason.startswith(
+            "it needed more than its 200 MiB of main memory, and the kernel ended it; give it"
+        )
+        await house.desk.until_state(ReplicaState.READY)
+        assert len(list(root.iterdir())) == 2
+        await worker.stop(drain=False)
 
     play(settings, scenario)

@@ -1,13 +1,19 @@
 """A real worker process on a fake NVIDIA driver: what it tells its supervisor, and what it gives to its replicas."""
 
 import asyncio
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import xoscar as xo
+from fakes.cuda.library import OUT_OF_MEMORY, SUCCESS, Cuda, compile_cuda
+from fakes.cuda.library import Tenant as CudaProgram
 from fakes.nvml import library as fake
 from fakes.nvml.library import FakeCard, FakeDriver
 
@@ -19,7 +25,7 @@ from xinfer.protocol import SUPERVISOR_UID, WORKER_UID, Ack, Assignment, Assignm
 from xinfer.settings import Settings, child_environment
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState
 from xinfer.supervisor.actor import start_supervisor
-from xinfer.worker.devices import Tenant, ours_mib, used_by_replicas
+from xinfer.worker.devices import Tenant, ours_mib, processes_by_group, resident_mib, used_by_replicas
 from xinfer.worker.inventory.base import DeviceReading
 
 PATIENCE_S = 60.0
@@ -94,6 +100,11 @@ class RecordingSupervisor(xo.StatelessActor):
 @pytest.fixture(scope="session")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake.compile_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def cuda(tmp_path_factory: pytest.TempPathFactory) -> Cuda:
+    return compile_cuda(tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.fixture
@@ -195,6 +206,44 @@ def test_the_hello_names_the_cards_and_a_replica_gets_its_slice(
     play(scenario)
 
 
+def test_on_the_only_card_hami_core_holds_a_replica(
+    settings: Settings, driver: FakeDriver, nvml: Path, cuda: Cuda
+) -> None:
+    driver.show(FakeCard("GPU-a", total=8000))
+
+    async def scenario(address: str) -> None:
+        desk = Desk()
+        await xo.create_actor(RecordingSupervisor, desk, address=address, uid=SUPERVISOR_UID)
+        slices = (DeviceSlice(device_id="GPU-a", memory_mib=4000, cores_percent=25),)
+        desk.assignments = Assignments(epoch=1, version=2, items=(echo(*slices),))
+
+        async def assigned(worker: str) -> None:
+            await desk.until(lambda: bool(desk.reports))
+            await desk.until(lambda: any(one.state is ReplicaState.READY for one in desk.reports[-1].replicas))
+            hold = desk.uses["GPU-a"].hold
+            assert (hold.memory, hold.cores, hold.view, hold.per) == ("hard", "soft", "slice", "replica")
+            env = psutil.Process(desk.reports[-1].replicas[0].pid).environ()
+            assert (env["LD_PRELOAD"], env["CUDA_DEVICE_MEMORY_LIMIT_0"]) == (str(cuda.vgpu), "4000m")
+            assert env["CUDA_VISIBLE_DEVICES"] == "0"
+            region = Path(env["CUDA_DEVICE_MEMORY_SHARED_CACHE"])
+            assert not region.exists()
+            with CudaProgram(cuda, env, uuid="GPU-a") as program:  # as the engine would
+                assert program.allocate(3000) == SUCCESS
+                assert program.allocate(1001) == OUT_OF_MEMORY
+                await desk.until(lambda: desk.uses["GPU-a"].by_replica == {"echo-0": 3000})
+            await desk.until(lambda: desk.uses["GPU-a"].by_replica == {"echo-0": 0})
+            assert region.exists()
+            actor = await xo.actor_ref(WORKER_UID, address=worker)
+            await actor.assign(Assignments(epoch=1, version=3))
+            await desk.until(lambda: not desk.reports[-1].replicas)
+            assert not region.exists()
+
+        with_core = msgspec.structs.replace(settings, hami_core=str(cuda.vgpu))
+        await with_worker(with_core, driver, nvml, address, assigned)
+
+    play(scenario)
+
+
 def test_a_card_that_is_lost_and_comes_back_is_told_with_a_hello(
     settings: Settings, driver: FakeDriver, nvml: Path
 ) -> None:
@@ -283,3 +332,28 @@ def test_where_nobody_tells_processes_apart_what_we_booked_is_ours(used_mib: int
     readings = [reading("GPU-a", "cuda", used_mib)]
     used = used_by_replicas(readings, tenants, lambda _: None, {})
     assert ours_mib(readings, tenants, used) == {"GPU-a": ours}
+
+
+SHARING = """
+import mmap, os, sys, time
+both = mmap.mmap(-1, 100 << 20)
+both.write(bytes(100 << 20))
+if os.fork() == 0:
+    both.seek(0)
+    both.read(100 << 20)  # now it has the pages too
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_memory_that_processes_of_a_replica_share_is_counted_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", SHARING], stdout=subprocess.PIPE, start_new_session=True) as parent:
+        assert parent.stdout
+        for _ in range(2):
+            assert parent.stdout.readline() == b"ready\n"
+        each = [psutil.Process(pid).memory_info().rss >> 20 for pid in processes_by_group([parent.pid])[parent.pid]]
+        found = resident_mib([on("a-0", parent.pid, "cpu", 500)])
+        os.killpg(parent.pid, signal.SIGKILL)
+    assert len(each) == 2
+    assert min(each) >= 100
+    assert 100 <= found["a-0"] <= sum(each) - 100

@@ -123,7 +123,7 @@ def test_a_model_that_cannot_do_it_says_what_it_can(play):
         stage.publish("e", await stage.replica("e"), ops=OPS_OF_KIND[Kind.EMBEDDING])
         reply = await stage.post("/v1/chat/completions", CHAT | {"model": "e"})
         assert (reply.status, reply.error["param"]) == (400, "model")
-        assert "cannot do chat; it can do: embedding" in reply.error["message"]
+        assert "cannot do chat; it can do: detokenize, embedding," in reply.error["message"]
 
     play(scenario)
 

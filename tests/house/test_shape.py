@@ -31,7 +31,7 @@ CATCHES_EVERYTHING = {
     "xinfer/replica/runtime.py::Replica._load": "the engine: whatever it is, it is the reason that the user reads",
     "xinfer/replica/server.py::GatewayConnection._serve": "the engine: the client gets it, and the log",
     "xinfer/supervisor/shell.py::_reported": "a task that nobody awaits: the log gets it",
-    "xinfer/worker/offers.py::engine_offers": "code of third parties: reported as an engine that is not available",
+    "xinfer/worker/environments/here.py::available_here": "code of third parties: reported as not available",
 }
 """file::function -> why nothing may escape there. A handler that raises again needs no entry."""
 

@@ -3,10 +3,13 @@
 import json
 import struct
 
+import msgspec
 import pytest
+from fakes.gguf_file import smallest_gguf
 
-from xinfer.catalog import builtin, introspect, located, resolve_source
+from xinfer.catalog import builtin, introspect, located, resolve_source, shape_of
 from xinfer.catalog.families import Catalog, read_family
+from xinfer.catalog.sources import DEMO_FOLDER
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Kind
 from xinfer.spec import Format
@@ -101,7 +104,7 @@ def test_a_path_that_is_not_there_is_refused(tmp_path):
 
 def test_engines_get_a_spec_with_a_path(tmp_path):
     file = tmp_path / "a.gguf"
-    file.write_bytes(b"GGUF")
+    file.write_bytes(smallest_gguf())
     spec = introspect(str(file))
     assert located(spec).source == str(file)
     echo = builtin().find("echo")[0]
@@ -183,12 +186,54 @@ def test_a_cross_encoder(folder):
 
 def test_a_gguf_file_alone_or_in_a_folder(tmp_path):
     file = tmp_path / "tiny-q4.gguf"
-    file.write_bytes(b"GGUF" + bytes(100))
+    file.write_bytes(smallest_gguf())
     assert introspect(str(file)).name == "tiny-q4"
     spec = introspect(str(tmp_path))
     assert (spec.format, spec.source) == (Format.GGUF, str(file))
-    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    (tmp_path / "other.gguf").write_bytes(smallest_gguf())
     refused("2 GGUF files, name one of them", tmp_path)
+
+
+def test_weights_that_are_there_twice_count_once(folder):
+    path = folder(LLM)
+    write_safetensors(path / "consolidated.safetensors", {"a": [1000, 2000]})
+    assert introspect(str(path)).size_in_billions == 0.0025
+    for part in ("model-00001-of-00002", "model-00002-of-00002"):
+        write_safetensors(path / f"{part}.safetensors", {"a": [3_000_000]})
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert introspect(str(path)).size_in_billions == 0.006
+    (path / "model-00002-of-00002.safetensors").unlink()
+    refused("names model-00002-of-00002.safetensors, which is missing; download it again", path)
+    (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}')
+    refused("is missing", path)
+    (path / "model.safetensors.index.json").write_text("[]")
+    refused("is no index of safetensors files", path)
+
+
+def test_the_shape_of_a_model_comes_from_its_config_and_its_weights(folder):
+    config = {**LLM, "num_hidden_layers": 2, "num_attention_heads": 4, "torch_dtype": "bfloat16", "vocab_size": 9}
+    shape = introspect(str(folder(config))).shape
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim) == (2, 8, 4, 4, 2)
+    assert (shape.dtype, shape.vocabulary, shape.parameters) == ("bfloat16", 9, 2_500_000)
+
+
+def test_the_shape_of_a_model_of_the_catalog():
+    plain, gguf = builtin().find("demo-chat")
+    found = [shape_of(spec) for spec in (plain, gguf)]
+    assert [(shape.layers, shape.kv_heads, shape.head_dim, shape.vocabulary) for shape in found] == [
+        (3, 2, 128, 1024)
+    ] * 2
+    assert found[0].weight_bytes == {"BF16": 2 * found[0].parameters}
+    assert found[1].weight_bytes.keys() == {"Q8_0", "F32"}
+    assert found[0].parameters == found[1].parameters
+    assert shape_of(builtin().find("echo")[0]) is None
+
+
+def test_a_shape_that_nobody_can_read_here_is_none(tmp_path):
+    spec = introspect(str(DEMO_FOLDER / "demo-embed"))
+    for source in ("/nowhere", str(tmp_path)):
+        assert shape_of(msgspec.structs.replace(spec, source=source)) is None
 
 
 # Folders that cannot be served.

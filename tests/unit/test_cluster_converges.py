@@ -15,12 +15,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from xinfer.devices import Device
 from xinfer.errors import XinferError
 from xinfer.ops import Kind
-from xinfer.protocol import Assignments, EngineOffer, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
+from xinfer.protocol import Assignments, Cordon, EngineOffer, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState, ResourceRequest
 from xinfer.supervisor import admission
 from xinfer.supervisor.cluster import Cluster, Patience
 from xinfer.supervisor.events import (
+    Cordoned,
     DeploymentRemoved,
     DeploymentSet,
     ForgetWorker,
@@ -29,6 +30,7 @@ from xinfer.supervisor.events import (
     ReplicasProbed,
     SendAssignments,
     Tick,
+    Uncordoned,
     WorkerJoined,
     WorkerLeft,
     WorkerReported,
@@ -138,6 +140,8 @@ class ClusterLife(RuleBasedStateMachine):
         self.epoch = 0
         self.revision = 0
         self.stored = {}
+        self.cordons = {}
+        self.placed = set()
         self.known_workers = set()
         self.workers = {name: Worker(name) for name in WORKERS}
         self.boot()
@@ -153,6 +157,7 @@ class ClusterLife(RuleBasedStateMachine):
             now=self.now,
             deployments=self.stored.values(),
             known_workers=self.known_workers,
+            cordons=self.cordons.values(),
         )
 
     def handle(self, event):
@@ -172,7 +177,7 @@ class ClusterLife(RuleBasedStateMachine):
             self.check_adoption(self.ready_reported())
 
     def ready_reported(self):
-        """(model_uid, replica_id) of what the supervisor was told to be READY in the current revision."""
+        """(model_uid, replica_id) of what is known to be READY in the current revision, on a device that is well."""
         return {
             (status.model_uid, status.replica_id)
             for worker in self.cluster.workers.values()
@@ -180,6 +185,7 @@ class ClusterLife(RuleBasedStateMachine):
             if status.state is ReplicaState.READY
             and status.model_uid in self.cluster.models
             and status.revision == self.cluster.models[status.model_uid].deployment.revision
+            and worker.hello.devices[0].healthy  # else it may be taken out of service, if others serve
         }
 
     def check_adoption(self, reported):
@@ -310,6 +316,28 @@ class ClusterLife(RuleBasedStateMachine):
         if self.stored.pop(uid, None):
             self.handle(DeploymentRemoved(uid, self.now))
 
+    @rule(name=st.sampled_from(WORKERS), drain=st.booleans())
+    def cordon(self, name, drain):
+        if not self.cluster.settling:
+            self.cordons[name] = Cordon(worker_id=name, drain=drain, since=self.now)
+            self.handle(Cordoned(self.cordons[name], self.now))
+
+    @rule(name=st.sampled_from(WORKERS))
+    def uncordon(self, name):
+        if not self.cluster.settling and self.cordons.pop(name, None):
+            self.handle(Uncordoned((name, ""), self.now))
+
+    @rule(name=st.sampled_from(WORKERS), healthy=st.booleans())
+    def device_changes(self, name, healthy):
+        """A card is lost, or comes back; what runs on it may go on, or not."""
+        worker = self.workers[name]
+        (device,) = worker.hello.devices
+        if device.healthy is not healthy:
+            device = msgspec.structs.replace(device, healthy=healthy)
+            worker.hello = msgspec.structs.replace(worker.hello, devices=(device,))
+            if worker.up:
+                self.handle(WorkerJoined(worker.hello, worker.report(), self.now))
+
     @rule(ticks=st.integers(1, 8), reporting=st.booleans())
     def time_passes(self, ticks, reporting):
         for _ in range(ticks):
@@ -334,8 +362,22 @@ class ClusterLife(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_desired(self):
+        """But those that move away, which go when as many others serve as are desired."""
         for model in self.cluster.models.values():
-            assert self.cluster.settling or len(model.replicas) <= model.deployment.replicas
+            staying = [replica for replica in model.replicas.values() if not replica.moving]
+            moving = [replica for replica in model.replicas.values() if replica.moving]
+            serving = sum(replica.state is ReplicaState.READY for replica in staying)
+            assert self.cluster.settling or len(staying) <= model.deployment.replicas
+            assert self.cluster.settling or not moving or len(moving) + serving <= model.deployment.replicas
+
+    @invariant()
+    def nothing_is_newly_placed_where_it_may_not_be(self):
+        for replica in (replica for model in self.cluster.models.values() for replica in model.replicas.values()):
+            worker = self.cluster.workers.get(replica.worker_id)
+            if replica.status is None and worker is not None and worker.alive and not self.cluster.settling:
+                closed = replica.worker_id in self.cordons or not worker.hello.devices[0].healthy
+                assert not closed or replica.key in self.placed, replica
+        self.placed = {replica.key for model in self.cluster.models.values() for replica in model.replicas.values()}
 
     @invariant()
     def devices_are_not_overcommitted(self):
@@ -363,6 +405,10 @@ class ClusterLife(RuleBasedStateMachine):
 
     def teardown(self):
         """Everybody is well again: what is desired comes back."""
+        for name in WORKERS:
+            self.time_passes(ticks=4, reporting=True)  # settled, so that operators are heard
+            self.device_changes(name, healthy=True)
+            self.uncordon(name)
         for _ in range(15):
             self.now += 1.0
             for worker in self.workers.values():

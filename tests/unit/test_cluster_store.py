@@ -4,11 +4,14 @@ import asyncio
 import sqlite3
 import threading
 
+import msgspec
 import pytest
 
 from xinfer.errors import StoreFailed
 from xinfer.ops import Kind
+from xinfer.protocol import Cordon
 from xinfer.spec import Deployment, Format, ModelSpec, ResourceRequest
+from xinfer.supervisor.peaks import Peak, PeakKey
 from xinfer.supervisor.store import Store
 from xinfer.supervisor.store.schema import SCHEMA_VERSION
 from xinfer.supervisor.store.urls import async_url
@@ -77,6 +80,32 @@ def test_everything_comes_back_and_each_start_is_counted(url):
     assert second.worker_ids == ("w1",)
 
 
+def test_cordons_come_back_in_their_last_form(url):
+    whole = Cordon(worker_id="w1", drain=True, since=1.5)
+    card = Cordon(worker_id="w1", device_id="GPU-a", since=2.5)
+
+    async def write(store):
+        await store.put_cordon(card)
+        await store.put_cordon(msgspec.structs.replace(whole, drain=False))
+        await store.put_cordon(whole)
+        await store.put_cordon(Cordon(worker_id="w2"))
+        await store.remove_cordon("w2", "")
+        await store.remove_cordon("w1", "GPU-b")
+
+    with_store(url, write)
+    assert with_store(url).cordons == (whole, card)
+
+
+def test_a_store_of_before_cordons_is_taken_over(url, tmp_path):
+    with_store(url, lambda store: store.put(deployment("a"), 1.0))
+    connection = sqlite3.connect(tmp_path / "deep" / "store.sqlite")
+    with connection:
+        connection.execute("DROP TABLE xinfer_cordons")
+    connection.close()
+    found = with_store(url)
+    assert (found.deployments, found.cordons) == ((deployment("a"),), ())
+
+
 def test_a_new_store_outranks_one_that_was_lost(tmp_path):
     lost = with_store(f"sqlite:///{tmp_path / 'lost.sqlite'}")
     assert with_store(f"sqlite:///{tmp_path / 'new.sqlite'}").epoch >= lost.epoch
@@ -90,6 +119,43 @@ def test_revisions_of_removed_models_are_not_used_again(url):
     with_store(url, write)
     remembered = with_store(url)
     assert (remembered.deployments, remembered.last_revision) == ((), 7)
+
+
+def peak(mib, model="/x", context_length=4096):
+    key = PeakKey(
+        model=model,
+        format="gguf",
+        quantization="Q4_K_M",
+        engine="e",
+        context_length=context_length,
+        concurrency=1,
+        devices=1,
+        device_kind="cpu",
+        options='{"a":1}',
+    )
+    return Peak(key=key, mib=mib)
+
+
+def test_observed_peaks_come_back_the_latest_of_each_kind(url):
+    async def write(store):
+        for mib in (100, 200):
+            await store.put_peak(peak(mib), 1.0)
+        await store.put_peak(peak(300, model="/" + "y" * 5000), 2.0)
+        await store.put_peak(peak(400, context_length=64), 2.0)
+
+    assert with_store(url, write).peaks == ()
+    assert sorted(found.mib for found in with_store(url).peaks) == [200, 300, 400]
+    assert peak(200) in with_store(url).peaks
+
+
+def test_a_peak_that_cannot_be_read_is_no_reason_not_to_start(url, tmp_path, caplog):
+    with_store(url, lambda store: store.put_peak(peak(100), 1.0))
+    connection = sqlite3.connect(tmp_path / "deep" / "store.sqlite")
+    with connection:
+        connection.execute("UPDATE xinfer_peaks SET document = '{}'")
+    connection.close()
+    assert with_store(url).peaks == ()
+    assert "cannot be read and is not used" in caplog.text
 
 
 def test_sqlite_writes_ahead(url, tmp_path):

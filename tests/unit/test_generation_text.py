@@ -1,15 +1,12 @@
 """Streams of text: however they are cut into pieces, the same comes out."""
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from xinfer.generation.detokenizer import ByteDetokenizer, WindowDetokenizer, byte_pieces
-from xinfer.generation.reasoning import ReasoningSplitter, has_reasoning
+from xinfer.generation.reasoning import ReasoningSplitter, reasoning_form
 from xinfer.generation.stop import StopStrings
-from xinfer.generation.tool_calls import CallPart, ToolCallParser, has_tool_calls
 
 
 @st.composite
@@ -166,84 +163,6 @@ def test_thoughts_are_split_from_the_answer(prompt, text, split, data):
 
 
 def test_reasoning_is_found_in_template_or_vocabulary():
-    assert has_reasoning("... </think> ...", {})
-    assert has_reasoning("", {"<think>", "</think>"})
-    assert not has_reasoning("plain", {"<think>"})
-
-
-# --- tool calls ---
-
-
-def parse_calls(pieces: list[str], *, single: bool = False) -> tuple[str, list[tuple[str, str]]]:
-    ids = iter(range(100))
-    parser = ToolCallParser(lambda: f"c{next(ids)}", single=single)
-    results = [parser.feed(piece) for piece in pieces] + [parser.flush()]
-    parts: list[CallPart] = [part for _, found in results for part in found]
-    calls: list[tuple[str, str]] = []
-    for part in parts:
-        if part.id is not None:
-            assert part.id == f"c{part.index}"
-            calls.append((part.name or "", ""))
-        name, arguments = calls[part.index]
-        calls[part.index] = (name, arguments + part.arguments)
-    assert parser.count == len(calls)
-    return "".join(text for text, _ in results), calls
-
-
-WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}\n</tool_call>'
-ARGUMENTS = '{"city": "Oslo", "days": [1, 2]}'
-
-
-@pytest.mark.parametrize(
-    ("text", "content", "calls"),
-    [
-        ("no call", "no call", []),
-        ("ends with space ", "ends with space ", []),
-        (WEATHER, "", [("weather", ARGUMENTS)]),
-        (f"Let me see.\n{WEATHER}", "Let me see.", [("weather", ARGUMENTS)]),
-        (f"{WEATHER}\n{WEATHER}\n", "", [("weather", ARGUMENTS)] * 2),
-        ('<tool_call>{"arguments": {"a": 1}, "name": "f"}</tool_call>', "", [("f", '{"a": 1}')]),
-        ('<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")]),
-        ('<tool_call>{"name": "f", "arguments": "{}"}</tool_call>', "", [("f", "{}")]),
-        ('<tool_call>{"name": "say \\"hi\\"", "arguments": {}}</tool_call>', "", [('say "hi"', "{}")]),
-        ('<tool_call>{"name": "f", "arguments": {"t": "}]\\"<"}}</tool_call>', "", [("f", '{"t": "}]\\"<"}')]),
-        ('<tool_call>{"name": "f", "arguments": {"a": 1', "", [("f", '{"a": 1')]),
-        ('<tool_call>{"arguments": {"a": 1}, "name": "f"}', "", [("f", '{"a": 1}')]),
-        ("<tool_call>not json</tool_call> after", "<tool_call>not json</tool_call> after", []),
-        ("<tool_call>cut off", "<tool_call>cut off", []),
-        ("a <tool is not a call", "a <tool is not a call", []),
-    ],
-)
-@given(data=st.data())
-def test_calls_are_split_from_the_content(text, content, calls, data):
-    assert parse_calls(data.draw(pieces_of(text))) == (content, calls)
-    assert parse_calls(list(text)) == (content, calls)
-
-
-def test_arguments_are_passed_on_while_they_are_written():
-    parser = ToolCallParser(lambda: "c0")
-    assert parser.feed('<tool_call>{"name": "f", "arg') == ("", [])
-    assert parser.feed('uments": {"a') == ("", [CallPart(0, "", "c0", "f"), CallPart(0, '{"a')])
-    assert parser.feed('": 1}') == ("", [CallPart(0, '": 1}')])
-    assert parser.feed("}</tool_call>") == ("", [])
-
-
-@given(data=st.data())
-def test_a_single_call_ends_the_text(data):
-    text = f"{WEATHER}\n{WEATHER} more"
-    assert parse_calls(data.draw(pieces_of(text)), single=True) == ("", [("weather", ARGUMENTS)])
-
-
-@given(
-    st.dictionaries(st.text(max_size=5), st.text(max_size=10) | st.integers() | st.lists(st.none(), max_size=3)),
-    st.data(),
-)
-def test_any_arguments_arrive_whole(arguments, data):
-    written = json.dumps(arguments)
-    text = f'<tool_call>\n{{"name": "f", "arguments": {written}}}\n</tool_call>'
-    assert parse_calls(data.draw(pieces_of(text))) == ("", [("f", written)])
-
-
-def test_the_form_of_calls_is_found_in_the_template():
-    assert has_tool_calls("...<tool_call>...")
-    assert not has_tool_calls("plain")
+    assert reasoning_form("... </think> ...") is reasoning_form("", {"<think>", "</think>"}) is not None
+    assert reasoning_form("plain", {"<think>"}) is None
+    assert reasoning_form("... [THINK] ... [/THINK]").end == "[/THINK]"

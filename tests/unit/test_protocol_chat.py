@@ -134,14 +134,14 @@ def test_fields_that_contradict_each_other(fields, param):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "structural_tag"}},
+        {"structured_outputs": {"structural_tag": {}}},
         {"audio": {"voice": "x"}},
         {"modalities": ["audio"]},
         {"prediction": {"type": "content"}},
         {"web_search_options": {}},
         {"functions": [{"name": "f"}]},
         {"function_call": "auto"},
-        {"guided_json": {}},
         {"lora_name": "x"},
         {"best_of": 3},
         {"temprature": 0.5},
@@ -308,7 +308,9 @@ def test_neutral_values_ask_for_nothing():
 def test_forced_calls_and_strict_tools_need_an_engine_that_has_them():
     forced = parse(tools=[TOOL], tool_choice="required")
     strict = parse(tools=[{"type": "function", "function": {"name": "f", "strict": True}}])
-    for request, param in ((forced, "tool_choice"), (strict, "tools[].function.strict")):
+    shaped = parse(response_format={"type": "json_object"})
+    wanted = (forced, "tool_choice"), (strict, "tools[].function.strict"), (shaped, "response_format")
+    for request, param in wanted:
         with pytest.raises(UnsupportedParameter) as caught:
             refuse_unsupported(request, frozenset({"tools"}), "plain")
         assert caught.value.param == param

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import msgspec
 import pytest
+from fakes.gguf_file import smallest_gguf
 
 from xinfer.catalog.families import Catalog, read_family
 from xinfer.devices import Device
@@ -130,7 +131,7 @@ def test_weights_that_are_not_there_are_named():
 
 def test_paths_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
+    (tmp_path / "mine.gguf").write_bytes(smallest_gguf())
     for found in (resolve("mine.gguf"), resolve("named", model_path="./mine.gguf")):
         assert found.spec.source == str(tmp_path / "mine.gguf")
     assert resolve("named", model_path="mine.gguf").model_uid == "named"

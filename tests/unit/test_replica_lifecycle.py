@@ -15,6 +15,7 @@ from xinfer.replica.lifecycle import (
     Loaded,
     Progressed,
     Serve,
+    Served,
     Serving,
     StopAsked,
     Tick,
@@ -43,6 +44,14 @@ def test_the_way_to_ready() -> None:
     assert life.view.state is ReplicaState.STARTING
     assert life.handle(Serving(ENDPOINT), 2.0) == ()
     assert (life.view.state, life.view.endpoint, life.view.progress) == (ReplicaState.READY, ENDPOINT, 1.0)
+
+
+def test_a_first_answer_is_told_once() -> None:
+    life = ready()
+    assert not life.view.served
+    version = life.view.version
+    assert life.handle(Served(), 1.0) == life.handle(Served(), 2.0) == ()
+    assert (life.view.served, life.view.version) == (True, version + 1)
 
 
 def test_small_progress_wakes_nobody() -> None:

@@ -14,6 +14,8 @@ SAMPLES = {
     "home": ("/somewhere/home", Path("/somewhere/home")),
     "token_file": ("/somewhere/token", Path("/somewhere/token")),
     "log_level": ("DEBUG", "DEBUG"),
+    "over_limit": ("end", "end"),
+    "cgroups": ("off", "off"),
 }
 
 
@@ -64,6 +66,8 @@ def test_a_variable_that_is_empty_counts_as_not_set(name):
         ("max_body_bytes", "0"),
         ("max_queued", "1.5"),
         ("log_level", "LOUD"),
+        ("over_limit", "kill"),
+        ("cgroups", "v1"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_name_of_its_variable(name, raw):

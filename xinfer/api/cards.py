@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 
-from xinfer.devices import Device, DeviceSlice, DeviceUse
+from xinfer import plugins
+from xinfer.engines.base import shown_options
 from xinfer.protocol import ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.routes import ModelRoute
-from xinfer.slices.rooms import cap_mib
+from xinfer.slices.tally import DeviceTally, SliceTally, tallies
 from xinfer.spec import Deployment, ReplicaState
 
 
@@ -33,6 +34,7 @@ def replica_info(replica: ReplicaStatus, worker: str) -> dict[str, Any]:
         "stage": replica.stage,
         "progress": replica.progress,
         "reason": replica.reason,
+        "warning": replica.warning,
         "restarts": replica.restarts,
         "worker": worker,
         "address": replica.endpoint.address if replica.endpoint else "",
@@ -73,8 +75,13 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
         "context_length": spec.context_length,
         "replica": deployment.replicas,
         "revision": deployment.revision,
-        "options": deployment.options,
+        "options": _shown_options(deployment),
     }
+
+
+def _shown_options(deployment: Deployment) -> dict[str, Any]:
+    engine = plugins.engines().get(deployment.engine)
+    return shown_options(engine.Options, deployment.options) if engine is not None else {}
 
 
 def instance_info(instance: ModelInstance) -> dict[str, Any]:
@@ -94,43 +101,34 @@ def instance_info(instance: ModelInstance) -> dict[str, Any]:
 
 def device_cards(worker: WorkerInfo) -> list[dict[str, Any]]:
     """Each device of a worker as its slices; memory in MiB."""
-    uses = {use.device_id: use for use in worker.uses}
     return [
         {
             "worker_id": worker.hello.worker_id,
             "worker": worker.hello.name,
             "alive": worker.alive,
-            **_device_card(device, uses.get(device.device_id), worker.replicas),
+            **_device_card(tally),
         }
-        for device in worker.hello.devices
+        for tally in tallies(worker)
     ]
 
 
-def _device_card(device: Device, use: DeviceUse | None, replicas: tuple[ReplicaStatus, ...]) -> dict[str, Any]:
-    """A device that reports nothing (it is lost, or its worker is new) uses and holds ``None``: nobody knows.
-
-    A replica that has ended has given its slices back.
-    """
-    slices = [
-        _slice_card(piece, replica, use)
-        for replica in replicas
-        if not replica.state.is_final
-        for piece in replica.slices
-        if piece.device_id == device.device_id
-    ]
-    reserved = sum(one["memory_mib"] for one in slices)
-    cores = sum(one["cores_percent"] for one in slices)
+def _device_card(tally: DeviceTally) -> dict[str, Any]:
+    """A device that reports nothing (it is lost, or its worker is new) uses and holds ``None``: nobody knows."""
+    device, use = tally.device, tally.use
     return {
         **{key: getattr(device, key) for key in _DEVICE_FACTS},
-        "capacity_mib": cap_mib(device),
-        "reserved_mib": reserved,
-        "free_mib": cap_mib(device) - reserved if device.healthy else 0,
+        "capacity_mib": tally.capacity_mib,
+        "reserved_mib": tally.reserved_mib,
+        "free_mib": tally.free_mib,
         "used_mib": use.used_mib if use else None,
+        "others_mib": tally.others_mib,
         "device_free_mib": use.free_mib if use else None,
-        "reserved_cores_percent": cores,
-        "free_cores_percent": device.cap_cores - cores,
+        "reserved_cores_percent": tally.reserved_cores,
+        "free_cores_percent": device.cap_cores - tally.reserved_cores,
         "enforced": msgspec.to_builtins(use.hold) if use else None,
-        "slices": slices,
+        "cordoned": tally.cordoned,
+        "draining": tally.drained,
+        "slices": [_slice_card(one) for one in tally.slices],
     }
 
 
@@ -153,15 +151,16 @@ _DEVICE_FACTS = (
 )
 
 
-def _slice_card(piece: DeviceSlice, replica: ReplicaStatus, use: DeviceUse | None) -> dict[str, Any]:
+def _slice_card(one: SliceTally) -> dict[str, Any]:
     return {
-        "model_uid": replica.model_uid,
-        "replica_id": replica.replica_id,
-        "state": replica.state.value,
-        "memory_mib": piece.memory_mib,
-        "cores_percent": piece.cores_percent,
-        "exclusive": piece.exclusive,
-        "used_mib": use.by_replica.get(replica.replica_id) if use else None,
+        "model_uid": one.replica.model_uid,
+        "replica_id": one.replica.replica_id,
+        "state": one.replica.state.value,
+        "memory_mib": one.piece.memory_mib,
+        "cores_percent": one.piece.cores_percent,
+        "exclusive": one.piece.exclusive,
+        "used_mib": one.used_mib,
+        "over_limit_mib": one.over_limit_mib,
     }
 
 

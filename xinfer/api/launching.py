@@ -45,6 +45,16 @@ class LaunchBody(BaseModel):
     worker_ip: str | None = None
     memory_mib: int | None = Field(None, ge=1, description="The same as gpumem; default: an estimate")
     envs: dict[str, str] | None = None
+    environment: str | None = Field(
+        None,
+        description="Which Python runs it. auto: the worker's where it has the engine, else an environment of the "
+        "engine; none: the worker's; own: an environment; or the folder of a virtual environment on the workers",
+    )
+    python: str | None = Field(None, description="An interpreter on the workers that runs it")
+    virtual_env_packages: list[str] | None = Field(
+        None, description="Packages that its environment holds beyond what the engine needs; it is built first"
+    )
+    enable_virtual_env: bool | None = Field(None, description="true: environment own; false: environment none")
 
 
 def launch_request(body: LaunchBody) -> LaunchRequest:
@@ -57,12 +67,13 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
         raise InvalidRequest(
             "'n_worker' other than 1 (one replica over several workers) is not supported yet", param="n_worker"
         )
-    known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs"}, exclude_unset=True)
+    known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs", "virtual_env_packages"}, exclude_unset=True)
     extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
     # Xinference's client sends every keyword that it knows, null where its user gave none.
     given = {name: value for name, value in extra.items() if value is not None}
     indices = body.gpu_idx
     known["gpu_idx"] = () if indices is None else (indices,) if isinstance(indices, int) else tuple(indices)
+    known["virtual_env_packages"] = body.virtual_env_packages or ()
     known |= {name: _listed(known[name]) for name in WORD_LISTS if name in known}
     try:
         return msgspec.convert({**known, "envs": body.envs or {}, "options": given}, LaunchRequest)

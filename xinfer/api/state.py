@@ -6,6 +6,7 @@ from typing import cast
 import msgspec
 from fastapi import Request
 
+from xinfer.api.cluster_view import ClusterView
 from xinfer.api.control import Supervisor
 from xinfer.api.gateway import Gateway
 from xinfer.settings import Settings
@@ -19,6 +20,7 @@ class GatewayState(msgspec.Struct, frozen=True):
     gateway: Gateway
     supervisor: Supervisor
     metrics: GatewayMetrics
+    cluster: ClusterView = msgspec.field(default_factory=ClusterView)
     ending: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     """Set once this gateway is to end: answers that have begun are finished, but nothing is waited for any more."""
 

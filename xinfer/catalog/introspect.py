@@ -5,15 +5,55 @@ from typing import Any
 
 import msgspec
 
+from xinfer.catalog.gguf import PART, GgufFile, read_gguf
+from xinfer.catalog.shape import shape_of_config, shape_of_gguf, text_config
 from xinfer.catalog.sources import resolve_source
-from xinfer.catalog.weights import count_parameters, size_mib
+from xinfer.catalog.weights import read_tensors, safetensors_in, size_mib
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Kind
-from xinfer.spec import Format, ModelSpec
+from xinfer.spec import Format, ModelShape, ModelSpec
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 GENERATIVE = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 REASONING_MARKS = ("enable_thinking", "reasoning_content", "<think>")
+GGUF_POOLINGS = {1: Kind.EMBEDDING, 2: Kind.EMBEDDING, 3: Kind.EMBEDDING, 4: Kind.RERANK}
+"""What a model is for, by the number of the pooling (mean, CLS, last token, rank) in a GGUF file."""
+GGUF_FILE_TYPES = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4",
+}
+"""The quantizations by their number in ``general.file_type``."""
 
 
 class _Module(msgspec.Struct):
@@ -38,7 +78,8 @@ def introspect(source: str, name: str = "") -> ModelSpec:
     modules = _modules(path)
     kind = _kind(path, config, modules)
     weights = _safetensors(path)
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    tensors = read_tensors(weights)
+    text = text_config(config)
     return ModelSpec(
         name=name or path.name,
         kind=kind,
@@ -46,37 +87,87 @@ def introspect(source: str, name: str = "") -> ModelSpec:
         format=Format.SAFETENSORS,
         family=str(config.get("model_type", "")),
         quantization=_quantization(config),
-        size_in_billions=float(f"{count_parameters(weights) / 1e9:.3g}"),
-        abilities=_abilities(path, kind),
-        context_length=_context_length(path, text or {}, kind),
-        dimensions=_dimensions(path, text or {}, modules) if kind is Kind.EMBEDDING else None,
+        size_in_billions=_billions(tensors.parameters),
+        abilities=_abilities(_chat_template(path), kind),
+        context_length=_context_length(path, text, kind),
+        dimensions=_dimensions(path, text, modules) if kind is Kind.EMBEDDING else None,
         matryoshka_dims=_integers(config.get("matryoshka_dimensions")) if kind is Kind.EMBEDDING else (),
         weights_mib=size_mib(weights),
+        shape=shape_of_config(config, tensors),
     )
+
+
+def shape_of(spec: ModelSpec) -> ModelShape | None:
+    """The shape of a model of the catalog by its files; None: it has none, or this machine cannot read them.
+
+    A worker may have them all the same, and if they are damaged, its engine says so.
+    """
+    if spec.format is Format.NONE:
+        return None
+    try:
+        path = resolve_source(spec.source)
+        if spec.format is Format.GGUF:
+            return shape_of_gguf(read_gguf(path))
+        return shape_of_config(_json(path / "config.json"), read_tensors(_safetensors(path)))
+    except InvalidRequest:
+        return None
 
 
 def _gguf(file: Path, source: str, name: str) -> ModelSpec:
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise InvalidRequest(f"{file} is neither a model folder nor a GGUF file", param="model_path")
+    found = read_gguf(file)
+    kind = _gguf_kind(file, found)
+    file_type = found.metadata.get("general.file_type")
+    shape = shape_of_gguf(found)
     return ModelSpec(
         name=name or file.stem,
-        kind=Kind.LLM,
+        kind=kind,
         source=source,
         format=Format.GGUF,
-        abilities=("generate", "chat"),
-        weights_mib=size_mib([file]),
+        family=found.architecture,
+        quantization=GGUF_FILE_TYPES.get(file_type, "none") if isinstance(file_type, int) else "none",
+        size_in_billions=_billions(shape.parameters),
+        abilities=_abilities(found.text("tokenizer.chat_template"), kind),
+        context_length=found.number("context_length") or None,
+        dimensions=(found.number("embedding_length_out") or shape.hidden or None) if kind is Kind.EMBEDDING else None,
+        weights_mib=size_mib(found.files),
+        shape=shape,
     )
 
 
+def _gguf_kind(file: Path, found: GgufFile) -> Kind:
+    """What the model is for.
+
+    Raises:
+        InvalidRequest: the file is a part of a model only.
+    """
+    role = found.text("general.type") or "model"
+    if role != "model" or not found.architecture:
+        what = f"of the type {role!r}" if found.architecture else "without an architecture"
+        raise InvalidRequest(f"{file} is a GGUF file {what}, which is no model by itself", param="model_path")
+    pooling = found.own("pooling_type")
+    if isinstance(pooling, int) and pooling in GGUF_POOLINGS:
+        return GGUF_POOLINGS[pooling]
+    return Kind.EMBEDDING if found.own("attention.causal") is False else Kind.LLM
+
+
+def _billions(parameters: int) -> float:
+    return float(f"{parameters / 1e9:.3g}")
+
+
 def _folder_without_config(path: Path, source: str, name: str) -> ModelSpec:
-    files = sorted(path.glob("*.gguf"))
+    files = _whole_models(path)
     if len(files) == 1:
         return _gguf(files[0], f"{source.rstrip('/')}/{files[0].name}", name or path.name)
     found = f"{len(files)} GGUF files, name one of them" if files else "no config.json and no GGUF file"
     raise InvalidRequest(
         f"{path} holds {found}; a model folder has a config.json and *.safetensors files", param="model_path"
     )
+
+
+def _whole_models(path: Path) -> list[Path]:
+    """The GGUF files of a folder; of a model in several parts only the first."""
+    named = ((file, PART.fullmatch(file.name)) for file in sorted(path.glob("*.gguf")))
+    return [file for file, part in named if part is None or int(part["number"]) == 1]
 
 
 def _kind(path: Path, config: dict[str, Any], modules: list[_Module]) -> Kind:
@@ -100,7 +191,7 @@ def _kind(path: Path, config: dict[str, Any], modules: list[_Module]) -> Kind:
 
 
 def _safetensors(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.safetensors"))
+    files = safetensors_in(path)
     if files:
         return files
     if any(path.glob("*.bin")):
@@ -120,12 +211,11 @@ def _quantization(config: dict[str, Any]) -> str:
     return f"{method}-int{bits}" if bits else str(method)
 
 
-def _abilities(path: Path, kind: Kind) -> tuple[str, ...]:
+def _abilities(template: str, kind: Kind) -> tuple[str, ...]:
     if kind is Kind.EMBEDDING:
         return ("embed",)
     if kind is Kind.RERANK:
         return ("rerank",)
-    template = _chat_template(path)
     if not template:
         return ("generate",)
     tools = ("tools",) if "tools" in template else ()

@@ -1,6 +1,7 @@
 """What safetensors headers say, without reading the weights."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -10,26 +11,69 @@ from xinfer.errors import InvalidRequest
 MIB = 1024 * 1024
 MAX_HEADER_BYTES = 100 * MIB
 """As in the safetensors library: a longer header is no header."""
+INDEX = "model.safetensors.index.json"
+"""Which file holds which tensor, where there are several files."""
+
+
+class Tensors(msgspec.Struct, frozen=True):
+    """The tensors of some files together. ``parameters`` is how many elements they have."""
+
+    parameters: int
+    bytes_by_type: dict[str, int]
+    """Bytes by the type of the elements, as the files have it: "BF16", "Q4_K"."""
 
 
 class _Tensor(msgspec.Struct, frozen=True):
+    dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
     """Where its bytes begin and end, after the header."""
 
 
-def size_mib(files: list[Path]) -> int:
+class _Index(msgspec.Struct, frozen=True):
+    weight_map: dict[str, str]
+
+
+def size_mib(files: Iterable[Path]) -> int:
     """Size on disk in whole MiB, at least 1."""
     return max(1, math.ceil(sum(file.stat().st_size for file in files) / MIB))
 
 
-def count_parameters(files: list[Path]) -> int:
-    """Elements of all tensors.
+def safetensors_in(folder: Path) -> list[Path]:
+    """The files that hold the weights: those that an index names, else the one that libraries load, else all.
+
+    A folder may hold the same weights twice, in the layout of the library and in the publisher's own.
+
+    Raises:
+        InvalidRequest: the index is none, or a file that it names is missing.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        single = folder / "model.safetensors"
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        named = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
+    except (msgspec.MsgspecError, OSError) as error:
+        raise InvalidRequest(f"{index} is no index of safetensors files: {error}", param="model_path") from error
+    for name in named:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise InvalidRequest(f"{index} names {name}, which is missing; download it again", param="model_path")
+    return [folder / name for name in named]
+
+
+def read_tensors(files: Iterable[Path]) -> Tensors:
+    """What the tensors of some safetensors files are.
 
     Raises:
         InvalidRequest: a file is cut off (a download that was interrupted) or is no safetensors file.
     """
-    return sum(math.prod(tensor.shape) for file in files for tensor in _tensors(file))
+    parameters, sizes = 0, dict[str, int]()
+    for file in files:
+        for tensor in _tensors(file):
+            begin, end = tensor.data_offsets
+            parameters += math.prod(tensor.shape)
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + max(0, end - begin)
+    return Tensors(parameters, sizes)
 
 
 def _tensors(file: Path) -> list[_Tensor]:

@@ -1,27 +1,44 @@
 """``xinfer devices``: every accelerator and CPU as its slices."""
 
+import contextlib
 from collections.abc import Iterable
+from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from xinfer.cli.device_cards import cards, condition, held, known, label
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
 from xinfer.cli.screen import out
 from xinfer.cli.status import STATE_STYLES
-from xinfer.client import DeviceStatus, SliceStatus
+from xinfer.client import Client, DeviceStatus, SliceStatus
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Draw every device, and again when it changes.")]
 
 
-def devices(*, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+def devices(
+    *, watch: Watch = False, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> None:
     """Show each device of each worker: what is reserved on it and for whom, what is used, what holds it to that.
 
     Memory in MiB. Free is what can still be reserved; used is what the device itself reports, for everybody on it.
 
     xinfer devices
 
+    xinfer devices --watch
+
     xinfer devices -e http://10.0.0.1:9997 --json
     """
+    if watch and as_json:
+        raise typer.BadParameter("--watch draws; for scripts ask for --json again and again", param_hint="--json")
     with connect(endpoint, api_key) as client:
+        if watch:
+            watch_devices(client)
+            return
         if as_json:
             out.print_json(data=client.http.call("GET", "/v1/cluster/devices"))
             return
@@ -33,6 +50,18 @@ def devices(*, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: AsJso
     for device in found:
         if not device.healthy:
             out.print(f"[red]{escape(label(device))} takes nothing new:[/] {escape(device.health_reason)}")
+
+
+def watch_devices(client: Client) -> None:
+    """Draw the devices until ctrl-C, anew whenever something changes; where there is no terminal, below one another."""
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        live = stack.enter_context(Live(console=out, auto_refresh=False)) if out.is_terminal else None
+        for found, trouble in client.follow_devices():
+            picture = Group(cards(found), Text(trouble, style="red")) if trouble else cards(found)
+            if live is not None:
+                live.update(picture, refresh=True)
+            else:
+                out.print(picture)
 
 
 def devices_table(found: Iterable[DeviceStatus]) -> Table:
@@ -47,11 +76,11 @@ def devices_table(found: Iterable[DeviceStatus]) -> Table:
         table.add_row(
             escape(device.worker) if device.worker_id != shown else "",
             escape(label(device)),
-            _health(device),
+            condition(device),
             str(device.reserved_mib),
             str(device.capacity_mib),
             str(device.free_mib),
-            _known(device.used_mib),
+            known(device.used_mib),
             f"{device.reserved_cores_percent}/{device.cap_cores}",
             held(device),
         )
@@ -61,46 +90,19 @@ def devices_table(found: Iterable[DeviceStatus]) -> Table:
     return table
 
 
-def label(device: DeviceStatus) -> str:
-    """A device as people name it: the index and name of an accelerator, the name of a CPU."""
-    name = device.name or device.device_id
-    return f"CPU {name}" if device.kind == "cpu" else f"{device.kind}:{device.index} {name}"
-
-
-def held(device: DeviceStatus) -> str:
-    """What holds replicas to their slices: ``memory soft, cores none (torch)``."""
-    parts = []
-    if device.enforced is not None:
-        by = f" ({', '.join(device.enforced.by)})" if device.enforced.by else ""
-        parts.append(f"memory {device.enforced.memory}, cores {device.enforced.cores}{by}")
-    if device.enforced_by:
-        parts.append(f"all together by {device.enforced_by}")
-    return "; ".join(parts)
-
-
 def _slice_cells(device: DeviceStatus, piece: SliceStatus) -> tuple[str, ...]:
     style = STATE_STYLES.get(piece.state, "yellow")
-    over = piece.used_mib is not None and piece.used_mib > piece.memory_mib
+    over = piece.over_limit_mib or (piece.used_mib or 0) > piece.memory_mib
     return (
         escape(f"  {piece.replica_id}"),
         f"[{style}]{piece.state}[/]",
         str(piece.memory_mib),
         str(piece.memory_mib) if device.enforced and device.enforced.memory != "none" else "-",
         "",
-        f"[red]{piece.used_mib}[/]" if over else _known(piece.used_mib),
+        f"[red]{piece.used_mib}[/]" if over else known(piece.used_mib),
         "exclusive" if piece.exclusive else str(piece.cores_percent or "-"),
         "",
     )
-
-
-def _health(device: DeviceStatus) -> str:
-    if not device.alive:
-        return "[red]worker lost[/]"
-    return "[green]healthy[/]" if device.healthy else "[red]unhealthy[/]"
-
-
-def _known(mib: int | None) -> str:
-    return "?" if mib is None else str(mib)
 
 
 def add_to(app: typer.Typer) -> None:

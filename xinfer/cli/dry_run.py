@@ -74,6 +74,8 @@ def _print(plan: LaunchPlan) -> None:
         out.print(Text(f"{plan.model_uid} ({plan.engine}) fits: {of_all}.", style="bold green"))
     else:
         out.print(Text(f"{plan.model_uid} ({plan.engine}) does not fit: {of_all} would.", style="bold red"))
+    if plan.memory:
+        out.print(Text(f"Memory of a replica is {plan.memory}."))
     if not found.devices:
         out.print(Text(plan.message))
         return

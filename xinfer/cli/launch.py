@@ -10,6 +10,7 @@ from rich.text import Text
 from xinfer.cli.device_options import device_words, with_options_of
 from xinfer.cli.dry_run import show_plan
 from xinfer.cli.engine_options import ENV_OPTIONS, META_KEY, EngineOptionsCommand
+from xinfer.cli.environment_options import environment_words
 from xinfer.cli.launch_progress import LeftRunning, follow_launch
 from xinfer.cli.options import ApiKey, Endpoint, connect
 from xinfer.cli.screen import complain, err, out
@@ -74,6 +75,7 @@ DryRun = Annotated[
 ]
 
 
+@with_options_of(environment_words, into="environment")
 @with_options_of(device_words, into="devices")
 def launch(
     ctx: typer.Context,
@@ -91,6 +93,7 @@ def launch(
     worker_ip: WorkerIp = None,
     env: Env = None,
     devices: dict[str, Any],
+    environment: dict[str, Any],
     wait: Wait = True,
     dry_run: DryRun = False,
     as_json: DryRunJson = False,
@@ -130,6 +133,7 @@ def launch(
         worker_ip=worker_ip,
         envs=_environment(env),
         **devices,
+        **environment,
     )
     body = {**ctx.meta[META_KEY], **body}
     with connect(endpoint, api_key) as client:

@@ -49,6 +49,8 @@ def workers_table(workers: tuple[WorkerStatus, ...]) -> Table:
     table = Table("worker", "address", "state", "device", "booked MiB", "replicas", "engines", title="Workers")
     for worker in workers:
         state = "[green]alive[/]" if worker.alive else f"[red]lost {duration(worker.last_seen_s_ago)} ago[/]"
+        if worker.cordoned:
+            state += "\n[yellow]draining[/]" if worker.draining else "\n[yellow]cordoned[/]"
         engines = ", ".join(sorted(name for name, engine in worker.engines.items() if engine.ok))
         devices = [f"{device.device_id} {device.name}".strip() for device in worker.devices]
         memory = [f"{booked_mib(worker, device.device_id)}/{device.memory_mib}" for device in worker.devices]
@@ -85,7 +87,7 @@ def models_table(models: tuple[ModelStatus, ...]) -> Table:
         for replica in model.replicas:
             style = STATE_STYLES.get(replica.state, "yellow")
             reason = replica.reason.strip().partition("\n")[0]
-            detail = reason or (replica.stage if replica.state != "READY" else "")
+            detail = reason or replica.warning or (replica.stage if replica.state != "READY" else "")
             table.add_row(
                 *head,
                 escape(replica.replica_id),

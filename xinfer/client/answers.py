@@ -51,6 +51,8 @@ class ReplicaProgress(msgspec.Struct, frozen=True, kw_only=True):
     stage: str = ""
     progress: float = 0.0
     reason: str = ""
+    warning: str = ""
+    """What is wrong with it while it runs."""
     worker: str = ""
     restarts: int = 0
     devices: tuple[Slice, ...] = ()
@@ -104,6 +106,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     alive: bool = False
     last_seen_s_ago: float = 0.0
+    cordoned: bool = False
+    """As a whole; it takes nothing new."""
+    draining: bool = False
     devices: tuple[Device, ...] = ()
     engines: dict[str, EngineStatus] = {}
     replicas: tuple[ReplicaProgress, ...] = ()
@@ -119,6 +124,8 @@ class SliceStatus(msgspec.Struct, frozen=True, kw_only=True):
     cores_percent: int = 0
     exclusive: bool = False
     used_mib: int | None = None
+    over_limit_mib: int = 0
+    """How far it has been over its slice for a while; 0 within the tolerance."""
 
 
 class Enforcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,12 +157,31 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What can still be reserved, nothing where it is not healthy; negative: more is reserved than there is."""
     used_mib: int | None = None
     """What everybody on it uses, as the device reports it."""
+    others_mib: int | None = None
+    """What processes use that are none of ours."""
+    device_free_mib: int | None = None
+    """What the device itself reports as free."""
     cap_cores: int = 100
     reserved_cores_percent: int = 0
     enforced: Enforcement | None = None
     enforced_by: str = ""
     """Who holds all of us together to ``memory_mib`` ("hami", "mig")."""
+    cordoned: bool = False
+    """It takes nothing new; it may be healthy all the same."""
+    draining: bool = False
     slices: tuple[SliceStatus, ...] = ()
+
+
+class CordonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker or a device after a word of an operator. ``device=None``: the whole worker."""
+
+    worker_id: str
+    worker: str = ""
+    device: str | None = None
+    cordoned: bool = False
+    draining: bool = False
+    replicas: tuple[str, ...] = ()
+    """Those that are still there."""
 
 
 class DeviceVerdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +197,8 @@ class DeviceVerdict(msgspec.Struct, frozen=True, kw_only=True):
     needed_mib: int = 0
     free_mib: int = 0
     cap_mib: int = 0
+    reported_mib: int | None = None
+    """What the device itself reports as free, where that counts."""
     missing_mib: int = 0
     needed_cores: int = 0
     free_cores: int = 0
@@ -191,6 +219,33 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """The request that would fit: what has to change (count, memory_mib, memory_percent, cores), and to what."""
 
 
+class EstimateParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica needs on each of its devices, by parts; MiB and tokens."""
+
+    device_kind: str = ""
+    devices: int = 1
+    weights_mib: int = 0
+    kv_cache_mib: int = 0
+    activations_mib: int = 0
+    engine_mib: int = 0
+    driver_mib: int = 0
+    safety_mib: int = 0
+    per_device_mib: int = 0
+    total_mib: int = 0
+    context_length: int = 0
+    concurrency: int = 0
+    kv_tokens: int = 0
+    batch_tokens: int = 0
+    observed_mib: int | None = None
+    """The most that such a replica was seen to use; None: none has run yet."""
+    needed_mib: int = 0
+    """What a launch reserves on each device."""
+    error_percent: float | None = None
+    """How far the estimate is above what was observed."""
+    notes: tuple[str, ...] = ()
+    message: str = ""
+
+
 class PlannedSlice(msgspec.Struct, frozen=True, kw_only=True):
     """What a replica would get of a device."""
 
@@ -207,12 +262,32 @@ class PlannedReplica(msgspec.Struct, frozen=True, kw_only=True):
     slices: tuple[PlannedSlice, ...] = ()
 
 
+class ModelEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """How much memory a launch would need, and where one replica of it fits now."""
+
+    model_name: str
+    model_engine: str = ""
+    model_format: str = ""
+    quantization: str = ""
+    size_in_billions: float | None = None
+    device_kind: str = ""
+    """On what it would run: "cpu" or "accelerator"."""
+    estimates: dict[str, EstimateParts] = {}
+    """By kind of device."""
+    fits: bool = False
+    message: str = ""
+    placements: tuple[PlannedReplica, ...] = ()
+    explanation: Explanation = Explanation()
+
+
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What would become of a launch. ``fits``: all of its replicas have a place."""
 
     model_uid: str
     engine: str = ""
     replicas: int = 1
+    memory: str = ""
+    """Where the memory of a replica comes from, if the launch does not say."""
     fits: bool = False
     message: str = ""
     placements: tuple[PlannedReplica, ...] = ()

@@ -9,15 +9,16 @@ from xinfer.client.answers import (
     Chunk,
     ClusterStatus,
     Delta,
-    DeviceStatus,
     Launched,
     LaunchPlan,
     LaunchProgress,
     Model,
+    ModelEstimate,
     ModelList,
     ModelStatus,
 )
 from xinfer.client.connection import Connection, read
+from xinfer.client.upkeep import Upkeep
 
 Answer: TypeAlias = Generator[Delta, None, None]
 """A streamed answer. Closing it stops the work of the model on it."""
@@ -61,6 +62,15 @@ class Launches:
         answer = self.http.call("POST", "/v1/placements:explain", body={"model_name": model_name, **body})
         return read(answer, LaunchPlan)
 
+    def estimate(self, model_name: str, **body: Any) -> ModelEstimate:
+        """How much memory such a launch would need, by parts, and where it fits. Nothing is launched.
+
+        Raises:
+            InvalidRequest: as ``launch`` does.
+        """
+        answer = self.http.call("POST", "/v1/estimates", body={"model_name": model_name, **body})
+        return read(answer, ModelEstimate)
+
     def progress(self, model_uid: str) -> LaunchProgress:
         """How far a launch is."""
         return read(self.http.call("GET", f"{_of(model_uid)}/progress"), LaunchProgress)
@@ -77,7 +87,7 @@ class Launches:
         self.http.call("POST", f"{_of(model_uid)}/cancel")
 
 
-class Client(Launches):
+class Client(Launches, Upkeep):
     """Launch and manage models on an xinfer server.
 
     Every method raises the exceptions of ``xinfer.errors`` with the server's own message, and ``Unreachable`` when
@@ -122,10 +132,6 @@ class Client(Launches):
     def cluster(self) -> ClusterStatus:
         """Workers with their devices, and models with their replicas."""
         return read(self.http.call("GET", "/v1/cluster/info"), ClusterStatus)
-
-    def devices(self) -> list[DeviceStatus]:
-        """Every device of every worker as its slices."""
-        return read(self.http.call("GET", "/v1/cluster/devices"), list[DeviceStatus])
 
     def chat(self, model_uid: str, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> Answer:
         """Stream the answer to a conversation. Closing the iterator stops the model's work on it."""

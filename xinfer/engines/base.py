@@ -9,9 +9,10 @@ status, one after it an SSE error event, so an engine yields its Head only when 
 (``aclose``) when the client is gone, and must stop working for the request then.
 """
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +35,26 @@ class Match(msgspec.Struct, frozen=True):
 
     ok: bool
     reason: str = ""
+
+
+class Requirements(msgspec.Struct, frozen=True, kw_only=True):
+    """What an environment made for an engine holds, as requirement specifiers that pip and uv read.
+
+    xinfer's own requirements come on top, so that a replica can run in it.
+    """
+
+    packages: tuple[str, ...]
+    """Installed with everything that they need."""
+    without_dependencies: tuple[str, ...] = ()
+    """Installed as they are: what they say they need cannot be had together, or not for this kind of machine."""
+    exclude: tuple[str, ...] = ()
+    """Names of packages that stay out, whoever asks for them."""
+    imports: tuple[str, ...] = ()
+    """Modules whose import shows that it works."""
+    accelerator: Literal["any", "cpu", "cuda"] = "any"
+    """The machines that it is for; "cpu" are those without a card."""
+    disk_mib: int = 1024
+    """What it takes on disk, roughly; looked for before anything is downloaded."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -78,6 +99,54 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of an engine that has none."""
 
 
+class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine takes beside the weights, and which options of a launch change that. For estimates.
+
+    An engine has it as the class attribute ``memory``. Options are named as in its ``Options``; of several names for
+    one thing, the first that a launch carries counts. MiB and tokens.
+    """
+
+    cpu_mib: int = 768
+    """Its process with its libraries, before any weights, where the model is in main memory."""
+    accelerator_mib: int = 256
+    """Its workspaces and captured graphs on each accelerator, beside what the driver takes for a process."""
+    dtype_options: tuple[str, ...] = ()
+    """The type that weights are loaded in ("float16"); "auto" is like saying nothing."""
+    cpu_dtype: str = ""
+    """What weights become on a CPU where nothing is said; empty: as the files have them."""
+    context_options: tuple[str, ...] = ()
+    """The longest sequence. Where nothing is said, it is what the model was made for."""
+    needs_whole_context: bool = True
+    """It starts only if its cache has room for one sequence of the whole context; False: it serves shorter ones."""
+    shared_context: bool = False
+    """The context is a cache that all sequences share, rather than the length of each (llama.cpp's n_ctx)."""
+    concurrency_options: tuple[str, ...] = ()
+    """How many sequences run at once."""
+    concurrency: int = 1
+    """The number worth planning for where nothing is said."""
+    kv_dtype_options: tuple[str, ...] = ()
+    """The type of cached keys, and of values unless the next ones are named."""
+    value_dtype_options: tuple[str, ...] = ()
+    """The type of cached values, where it is chosen apart from that of keys."""
+    kv_dtype: str = ""
+    """Their type where nothing is said; empty: that of the weights."""
+    windowed_cache: bool = True
+    """Layers with a sliding window keep no more than the window."""
+    latent_cache: bool = True
+    """Multi-head latent attention keeps the latent, rather than the keys and values made of it."""
+    batch_token_options: tuple[str, ...] = ()
+    """Tokens in one step of the model."""
+    batch_tokens: int = 2048
+    cpu_batch_tokens: int = 0
+    """The same on a CPU; 0: no different."""
+    grows: bool = False
+    """Its cache grows with use: a replica that had little to do shows less than what it may come to need."""
+    cache_overhead: float = 0.0
+    """What the cache takes beside its content, relative to that: copies while it grows, and what these leave free."""
+    fills_budget: bool = False
+    """It takes whatever it is given: what it is seen to use says nothing about what it needs."""
+
+
 class Engine(Protocol):
     """What every engine does. See the module docstring for the rules of ``serve``."""
 
@@ -88,10 +157,23 @@ class Engine(Protocol):
     formats: ClassVar[frozenset[Format]]
     install: ClassVar[str]
     """The command that installs its library; empty when nothing is needed."""
+    requirements: ClassVar[tuple[Requirements, ...]]
+    """For an environment of its own: the first that is for this machine is taken; none: it cannot have one."""
     preference: ClassVar[int]
     """Where several engines accept a model, the highest available one is chosen."""
     Options: ClassVar[type[msgspec.Struct]]
-    """The engine keywords a launch may carry; a struct with ``forbid_unknown_fields``."""
+    """The engine keywords a launch may carry; a struct with ``forbid_unknown_fields``, but for engines that have more
+    than we could name and check them as they load."""
+    environment: ClassVar[Mapping[str, str]] = {}
+    """Variables that its process starts with, unless the launch sets them."""
+    memory: ClassVar[EngineMemory] = EngineMemory()
+    """How much memory it takes. Engines that do not say are counted with the defaults."""
+    fileless: ClassVar[bool] = False
+    """Its models have no files here, so that a launch may name any: it says what the model is with ``model_type``, and
+    is placed on a CPU unless it says otherwise. Engines that do not say have files, or models in the catalog."""
+    profiles_memory: ClassVar[bool] = False
+    """While it loads, it measures the memory that is free and takes its share of that: a neighbour that starts at the
+    same time would spoil the measurement. Engines that do not say are taken not to."""
 
     @classmethod
     def available(cls) -> Available:
@@ -123,6 +205,20 @@ class Engine(Protocol):
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+SECRET = {"secret": True}
+"""``Annotated[str, Meta(extra=SECRET)]`` marks an option whose value is shown to nobody."""
+HIDDEN = "***"
+
+
+def shown_options(kind: type[msgspec.Struct], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine keywords as users may see them: without the values of secrets."""
+    secret = {
+        field.encode_name
+        for field in msgspec.structs.fields(kind)
+        if any(getattr(mark, "extra", None) == SECRET for mark in getattr(field.type, "__metadata__", ()))
+    }
+    return {name: HIDDEN if name in secret and value else value for name, value in options.items()}
+
 
 def parse_options(kind: type[T], options: dict[str, Any], engine: str) -> T:
     """Engine keywords as the engine's own struct. Command lines send strings, so "4" is accepted for 4.
@@ -131,7 +227,7 @@ def parse_options(kind: type[T], options: dict[str, Any], engine: str) -> T:
         InvalidRequest: an unknown keyword or a value of the wrong type; names the keyword and what would be right.
     """
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    unknown = sorted(set(options) - known)
+    unknown = sorted(set(options) - known) if kind.__struct_config__.forbid_unknown_fields else []
     if unknown:
         accepted = ", ".join(sorted(known)) or "none"
         raise InvalidRequest(
@@ -147,3 +243,26 @@ def _path_in(text: str, known: AbstractSet[str]) -> str | None:
     """Msgspec writes ``... - at `$.name` ``; the name is the parameter."""
     name = text.rpartition("`$.")[2].partition("`")[0].partition(".")[0].partition("[")[0]
     return name if name in known else None
+
+
+REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:$|[\[(<>=!~;@ ])")
+
+
+def distribution(requirement: str) -> str:
+    """The normalized name of the package that a requirement is about.
+
+    Raises:
+        InvalidRequest: it is no requirement. Options and files of an installer are none.
+    """
+    found = REQUIREMENT.match(requirement.strip())
+    if found is None or "\n" in requirement or requirement.strip().endswith((".txt", ".in", ".toml")):
+        raise InvalidRequest(
+            f"{requirement!r} is no package; write a name, or one with a version such as 'transformers==5.19.0'",
+            param="virtual_env_packages",
+        )
+    return normalized(found[1])
+
+
+def normalized(name: str) -> str:
+    """Package names as indexes compare them: case, dots and underscores do not count."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -122,6 +122,16 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     return ChatTemplate(source, tokens)
 
 
+def template_text(folder: Path) -> str:
+    """The source of the chat template of a model folder; empty where it has none.
+
+    Raises:
+        ValueError: the file that would hold it is not what it should be.
+        OSError: it cannot be read.
+    """
+    return _template_source(folder, _read_json(folder / "tokenizer_config.json")) or ""
+
+
 def _template_source(folder: Path, config: Mapping[str, Any]) -> str | None:
     plain, wrapped = (folder / name for name in _TEMPLATE_FILES)
     if plain.is_file():
@@ -146,12 +156,34 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _with_parsed_arguments(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     function = dict(call["function"])
     if isinstance(function.get("arguments"), str):
+        text = function["arguments"] or "{}"
         try:
-            function["arguments"] = json.loads(function["arguments"] or "{}")
+            parsed = json.loads(text)
         except ValueError as error:
             at = f"{where}.function.arguments"
             raise InvalidRequest(f"{at} must hold valid JSON: {error}", param=at) from None
+        function["arguments"] = _Arguments(parsed, text) if isinstance(parsed, dict) else parsed
     return {**call, "function": function}
+
+
+class _Arguments(dict[str, Any]):
+    """The arguments of a call: an object for templates that look into it, and its JSON for those that write it out."""
+
+    def __init__(self, parsed: dict[str, Any], text: str) -> None:
+        super().__init__(parsed)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __html__(self) -> str:
+        return self._text
+
+    def __add__(self, later: str) -> str:
+        return self._text + later
+
+    def __radd__(self, earlier: str) -> str:
+        return earlier + self._text
 
 
 def _iterates_over_content(tree: jinja2.nodes.Template) -> bool:

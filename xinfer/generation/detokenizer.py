@@ -31,7 +31,7 @@ class ByteDetokenizer:
         pieces: the bytes of every token, see ``byte_pieces``.
     """
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes] | Mapping[int, bytes]) -> None:
         self._pieces = pieces
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
@@ -79,6 +79,36 @@ class WindowDetokenizer:
         """At the end: what is left of an incomplete character."""
         before = self._decode(self._window[: self._shown])
         return self._decode(self._window)[len(before) :]
+
+
+class MarkedDetokenizer:
+    """For tokenizers that hide special tokens when they decode, of which some shall be seen.
+
+    Args:
+        new: makes a detokenizer for the text between two marks.
+        marks: the text of each special token that is shown.
+    """
+
+    def __init__(self, new: Callable[[], Detokenizer], marks: Mapping[int, str]) -> None:
+        self._new = new
+        self._marks = marks
+        self._between = new()
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens complete."""
+        return "".join([self._feed_one(token) for token in tokens])
+
+    def flush(self) -> str:
+        """At the end: what is left of an incomplete character."""
+        return self._between.flush()
+
+    def _feed_one(self, token: int) -> str:
+        mark = self._marks.get(token)
+        if mark is None:
+            return self._between.feed([token])
+        text = self._between.flush() + mark
+        self._between = self._new()
+        return text
 
 
 def byte_pieces(tokenizer: Mapping[str, Any], size: int, *, visible: Iterable[str] = ()) -> list[bytes] | None:

@@ -1,9 +1,27 @@
 """Tags in a stream of text."""
 
+from collections.abc import Iterable
 
-def partial_tag(text: str, tag: str) -> int:
-    """How many of the last characters could be the beginning of the tag (the whole tag does not count)."""
-    for size in range(min(len(tag) - 1, len(text)), 0, -1):
-        if tag.startswith(text[-size:]):
+
+def partial_tag(text: str, *tags: str) -> int:
+    """How many of the last characters could be the beginning of a tag (a whole tag does not count)."""
+    longest = max(map(len, tags), default=1) - 1
+    for size in range(min(longest, len(text)), 0, -1):
+        end = text[-size:]
+        if any(len(tag) > size and tag.startswith(end) for tag in tags):
             return size
     return 0
+
+
+def first_tag(text: str, tags: Iterable[str]) -> tuple[int, str] | None:
+    """Where the first of the tags is, and which; of those at one place the longest."""
+    found = [(start, -len(tag), tag) for tag in tags if (start := text.find(tag)) >= 0]
+    if not found:
+        return None
+    start, _, tag = min(found)
+    return start, tag
+
+
+def begins_tag(text: str, *tags: str) -> bool:
+    """Whether more text could make a tag of this one: it is empty or the beginning of a tag, and not yet all of it."""
+    return any(len(tag) > len(text) and tag.startswith(text) for tag in tags)

@@ -13,14 +13,24 @@ class Usage(msgspec.Struct, frozen=True):
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Tokens of the prompt that were known already, and not read again."""
+    reasoning_tokens: int | None = None
+    """Tokens of the answers that were thoughts; ``None``: the model has none."""
 
     def encoded(self) -> bytes:
         """The ``usage`` object as JSON."""
         total = self.prompt_tokens + self.completion_tokens
-        return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        cached = b',"prompt_tokens_details":{"cached_tokens":%d}' % self.cached_tokens if self.cached_tokens else b""
+        thoughts = b""
+        if self.reasoning_tokens is not None:
+            thoughts = b',"completion_tokens_details":{"reasoning_tokens":%d}' % self.reasoning_tokens
+        return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%s%s}' % (
             self.prompt_tokens,
             self.completion_tokens,
             total,
+            cached,
+            thoughts,
         )
 
 

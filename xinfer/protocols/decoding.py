@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
+from xinfer.protocols.structured import Structure, structure_of
 
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
@@ -52,6 +53,19 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     request_id: Annotated[str, Meta(max_length=256)] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_json_object: bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_whitespace_pattern: str | None = None
+
+    @property
+    def structure(self) -> Structure | None:
+        """The form that the answer shall have; ``None``: any text."""
+        return structure_of(self)
 
     @property
     def choices(self) -> int:
@@ -101,6 +115,14 @@ MUST_BE: Mapping[str, str] = {
     "messages": "a non-empty list of messages",
     "tools": "a list of tools",
     "chat_template_kwargs": "an object, or a string that holds one as JSON",
+    "response_format": 'an object such as {"type": "json_schema", "json_schema": {...}}',
+    "structured_outputs": 'an object such as {"json": {...}}',
+    "guided_json": "a JSON schema: an object, or a string that holds one",
+    "guided_json_object": "true or false",
+    "guided_regex": "a regular expression",
+    "guided_choice": "a list of strings",
+    "guided_grammar": "a grammar in Lark or GBNF",
+    "guided_whitespace_pattern": "a regular expression",
 }
 """What a field must be, for error messages."""
 
@@ -115,17 +137,16 @@ HARMLESS: AbstractSet[str] = frozenset(
         "prompt_cache_options",
         "prompt_cache_retention",
         "cache_salt",
+        "guided_decoding_backend",
     }
 )
 """Fields that are accepted with any value: they ask for nothing that changes the answer."""
 
 INERT_VALUES: Mapping[str, Collection[Any]] = {
-    "response_format": ({"type": "text"},),
     "modalities": (["text"], []),
     "verbosity": ("medium",),
     "functions": ([],),
     "function_call": ("none",),
-    "guided_json_object": (False,),
     "mm_processor_kwargs": ({},),
     "prompt_logprobs": (False,),
     "use_beam_search": (False,),
@@ -144,7 +165,6 @@ INERT_VALUES: Mapping[str, Collection[Any]] = {
 ADVICE: Mapping[str, str] = {
     "functions": "use 'tools' instead",
     "function_call": "use 'tool_choice' instead",
-    "response_format": 'only {"type": "text"} is; ask for JSON in the prompt',
 }
 
 Request = TypeVar("Request", bound=GenerationRequest)
@@ -219,6 +239,7 @@ _NEUTRAL: Mapping[str, Collection[Any]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "strict_tools": (False,),
+    "structure": (),
     "parallel_tool_calls": (True,),
     "chat_template_kwargs": ({}, "{}"),
     "enable_thinking": (False,),
@@ -230,7 +251,8 @@ def refuse_unsupported(request: GenerationRequest, honoured: AbstractSet[str], e
     """Check that an engine honours every parameter that is set to something other than its neutral value.
 
     ``honoured`` holds parameter names as they are on the wire. ``tool_choice`` in it means that calls can be forced
-    (none and auto ask for nothing), ``strict_tools`` that ``strict`` in a tool is kept.
+    (none and auto ask for nothing), ``strict_tools`` that ``strict`` in a tool is kept, ``structure`` that an answer
+    gets the form that ``response_format`` and the like ask for.
 
     Raises:
         UnsupportedParameter: names the first parameter that is not honoured.
@@ -241,7 +263,9 @@ def refuse_unsupported(request: GenerationRequest, honoured: AbstractSet[str], e
         value = getattr(request, name, None)
         if value is None or value in neutral:
             continue
-        shown = "tools[].function.strict" if name == "strict_tools" else name
+        shown = {"strict_tools": "tools[].function.strict"}.get(name, name)
+        if isinstance(value, Structure):
+            shown = value.param
         raise UnsupportedParameter(
             f"this value of {shown!r} is not supported by the engine {engine!r} that serves the model; leave it out",
             param=shown,
@@ -261,3 +285,4 @@ def check_common(request: GenerationRequest) -> None:
         raise InvalidRequest(
             f"'min_tokens' ({request.min_tokens}) must not exceed the limit of tokens ({limit})", param="min_tokens"
         )
+    structure_of(request)

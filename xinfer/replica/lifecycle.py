@@ -40,6 +40,11 @@ class Serving:
 
 
 @dataclass(frozen=True)
+class Served:
+    """A first request was answered."""
+
+
+@dataclass(frozen=True)
 class Broke:
     """Loading or starting to serve failed; ``reason`` is what the user reads."""
 
@@ -73,7 +78,7 @@ class Tick:
     """Time passed; the lease may be over."""
 
 
-Event = Progressed | Loaded | Serving | Broke | Claimed | DrainAsked | StopAsked | Drained | Tick
+Event = Progressed | Loaded | Serving | Served | Broke | Claimed | DrainAsked | StopAsked | Drained | Tick
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,8 @@ class Lifecycle:
         match event:
             case Progressed() | Loaded() | Serving() | Broke():
                 return self._loading(event)
-            case Claimed():
-                self._claimed_at = now
+            case Claimed() | Served():
+                self._note(event, now)
                 return ()
             case Tick():
                 return self._check_lease(now)
@@ -129,6 +134,12 @@ class Lifecycle:
             case StopAsked() | Drained():
                 self._become(state=ReplicaState.STOPPED, stage="stopped", endpoint=None)
                 return (Exit(),)
+
+    def _note(self, event: Claimed | Served, now: float) -> None:
+        if isinstance(event, Claimed):
+            self._claimed_at = now
+        else:
+            self._become(served=True)
 
     def _loading(self, event: Progressed | Loaded | Serving | Broke) -> tuple[Command, ...]:
         if self.view.state in (ReplicaState.READY, ReplicaState.DRAINING):

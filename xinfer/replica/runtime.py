@@ -15,7 +15,7 @@ from xinfer import catalog, plugins
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
 from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
-from xinfer.processes import ProcessId, write_record
+from xinfer.processes import ProcessId, kill_all, write_record
 from xinfer.protocol import FAILURE_FILE, PROCESS_FILE, FailureRecord, LaunchOrder, ProcessRecord, ReplicaView
 from xinfer.replica.lifecycle import (
     Broke,
@@ -30,6 +30,7 @@ from xinfer.replica.lifecycle import (
     Loaded,
     Progressed,
     Serve,
+    Served,
     Serving,
     StopAsked,
     Tick,
@@ -161,7 +162,13 @@ class Replica:
         self._handle(Progressed("loading", 0.0))
         deployment = self._order.deployment
         lease = Lease(replica_id=self._order.replica_id, generation=self._order.generation, slices=self._order.slices)
-        grant = Grant(lease=lease, env=self._order.env, threads=self._order.threads, budgets=self._order.budgets)
+        grant = Grant(
+            lease=lease,
+            env=self._order.env,
+            threads=self._order.threads,
+            budgets=self._order.budgets,
+            model_uid=deployment.model_uid,
+        )
         loop = asyncio.get_running_loop()
 
         def progress(stage: str, fraction: float) -> None:
@@ -192,7 +199,9 @@ class Replica:
 
     async def _watch_engine(self, engine: Engine) -> None:
         """An engine that can serve no more takes its process with it; the worker starts a new one."""
-        while not (reason := engine.failure()):  # noqa: ASYNC110  the contract asks engines for no more than an answer
+        while not (reason := engine.failure()):
+            if self._server is not None and self._server.has_served:
+                self._handle(Served())
             await asyncio.sleep(ENGINE_CHECK_S)
         raise EngineFailed(reason)
 
@@ -228,6 +237,4 @@ def _engine_named(name: str) -> Engine:
 
 def end_descendants() -> None:
     """Kill what an engine started: nothing of a replica outlives it."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            child.kill()
+    kill_all(psutil.Process().children(recursive=True))

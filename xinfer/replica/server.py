@@ -50,6 +50,8 @@ class DataServer:
         self.engine = engine
         self.token = token
         self.draining = False
+        self.has_served = False
+        """Whether a call was answered to its end."""
         self._order = order
         self._max_queued = max_queued
         self._connections: set[GatewayConnection] = set()
@@ -134,6 +136,7 @@ class DataServer:
 
     def _untrack(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
+        self.has_served = self.has_served or not task.cancelled()
         if not self._calls:
             self._idle.set()
 

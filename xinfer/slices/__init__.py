@@ -9,4 +9,5 @@
 ``place``    which worker
 ``nearest``  the request that would fit instead
 ``explain``  every device with its reason
+``tally``    what every device reported, as its slices
 """

@@ -34,6 +34,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     needed_mib: int
     free_mib: int
     cap_mib: int
+    reported_mib: int | None = None
+    """What the device itself reports as free, where that counts."""
     missing_mib: int = 0
     """By how much its memory falls short, whatever else stands against it."""
     needed_cores: int = 0
@@ -146,6 +148,7 @@ def verdict(worker: Rooms, piece: DeviceSlice, reason: Reason | None) -> Verdict
         needed_mib=piece.memory_mib,
         free_mib=room.free_mib,
         cap_mib=room.cap_mib,
+        reported_mib=room.device_free_mib,
         missing_mib=max(0, piece.memory_mib - room.free_mib),
         needed_cores=piece.cores_percent,
         free_cores=room.free_cores,
@@ -165,7 +168,7 @@ def _words(room: Room, piece: DeviceSlice, reason: Reason | None) -> str:
         Reason.ANTI_AFFINITY: "is on a card that another replica of the model runs on",
         Reason.SLOTS_EXHAUSTED: f"has no slot left of {device.slots}",
         Reason.INSUFFICIENT_MEMORY: f"falls short by {piece.memory_mib - room.free_mib} MiB "
-        f"({room.free_mib} of {room.cap_mib} MiB free{leaving})",
+        f"({room.free_mib} of {room.cap_mib} MiB free{leaving}){_report(room)}",
         Reason.INSUFFICIENT_CORES: f"falls short by {piece.cores_percent - room.free_cores} % of its cores",
         Reason.EXCLUSIVE_CONFLICT: "belongs to one replica alone"
         if room.exclusive_tenants
@@ -175,6 +178,14 @@ def _words(room: Room, piece: DeviceSlice, reason: Reason | None) -> str:
         Reason.NOT_ENOUGH_DEVICES: "has room, but not enough others of its worker do",
     }
     return texts[reason]
+
+
+def _report(room: Room) -> str:
+    """What the device says, where that leaves less than the books do."""
+    if room.device_free_mib is None or room.free_mib == room.unreserved_mib:
+        return ""
+    promised = f", of which {room.unfilled_mib} MiB are promised to its replicas" if room.unfilled_mib else ""
+    return f": the device reports {room.device_free_mib} MiB free{promised}"
 
 
 _ONLY_MEMORY = (None, Reason.INSUFFICIENT_MEMORY, Reason.NUMA_NOT_FIT, Reason.NOT_ENOUGH_DEVICES)

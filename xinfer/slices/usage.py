@@ -5,11 +5,6 @@ from collections.abc import Mapping
 from xinfer.devices import DeviceUse
 
 
-def limits_itself(use: DeviceUse) -> bool:
-    """Whether every replica on the device is held to its slice, so that nobody can use what others were promised."""
-    return use.hold.memory == "hard" and use.hold.per == "replica"
-
-
 def used_by(use: DeviceUse, reserved_mib: Mapping[str, int]) -> dict[str, int]:
     """MiB that each replica uses of a device, of those that have something reserved there.
 

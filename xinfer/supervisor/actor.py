@@ -25,7 +25,10 @@ from xinfer.routes import RouteTable
 from xinfer.settings import Settings
 from xinfer.spec import Deployment
 from xinfer.supervisor import admission, views
+from xinfer.supervisor.engines import ForEngines
+from xinfer.supervisor.estimates import estimated
 from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
+from xinfer.supervisor.operators import ForOperators
 from xinfer.supervisor.registry import Registry
 from xinfer.supervisor.shell import Clock, Shell
 from xinfer.supervisor.store import Store
@@ -49,6 +52,7 @@ class ForWorkersAndGateways:
         """A worker says what it runs now: with every change, and as its heartbeat."""
         shell = self._shell
         shell.apply(WorkerReported(report, shell.clock()), answering=report.worker_id)
+        shell.learn(report)
         return shell.cluster.ack(report)
 
     async def leave(self, worker_id: str, incarnation: str) -> None:
@@ -104,6 +108,16 @@ class ForClients:
         """
         wanted = await self._resolved(request)
         return admission.explained(self._shell.cluster, wanted)
+
+    async def estimate(self, request: LaunchRequest) -> dict[str, Any]:
+        """How much memory a replica of such a launch would need, by parts, and where it fits; nothing is launched.
+
+        Raises:
+            InvalidRequest: the request cannot be meant; names the field.
+            NotReady: no worker is there.
+        """
+        wanted = await self._resolved(request)
+        return estimated(self._shell.cluster, wanted)
 
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
         """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.
@@ -193,7 +207,7 @@ class ForClients:
         return views.instance(admission.find(cluster, model_uid), cluster.workers)
 
 
-class SupervisorActor(ForWorkersAndGateways, ForClients, xo.StatelessActor):  # type: ignore[misc]  # xoscar has no types
+class SupervisorActor(ForWorkersAndGateways, ForClients, ForOperators, ForEngines, xo.StatelessActor):  # type: ignore[misc]  # no types
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
 
     def __init__(self, shell: Shell, registry: Registry) -> None:
@@ -229,10 +243,12 @@ class SupervisorActor(ForWorkersAndGateways, ForClients, xo.StatelessActor):  # 
             uptime_s=max(0.0, now - shell.started_at),
             settling=shell.cluster.settling,
             workers=tuple(
-                views.worker_info(worker, now)
+                views.worker_info(worker, now, shell.cluster.cordons.values())
                 for worker in sorted(shell.cluster.workers.values(), key=lambda worker: worker.hello.name)
             ),
             instances=await self.instances(),
+            cordons=tuple(shell.cluster.cordons.values()),
+            rejects=dict(shell.rejects),
         )
 
 
@@ -259,7 +275,7 @@ async def start_supervisor(settings: Settings, address: str, clock: Clock = time
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(store.close)
         shell = Shell(settings, store, await store.open(), clock)
-        registry = Registry(catalog.builtin(), plugins.engines())
+        registry = Registry(catalog.builtin(), plugins.engines(), shell.peaks.estimates)
         actor = await xo.create_actor(SupervisorActor, shell, registry, address=address, uid=SUPERVISOR_UID)
         shell.start()
         undo.pop_all()

@@ -9,7 +9,8 @@ import msgspec
 
 from xinfer.errors import Conflict, InvalidRequest, NotFound, NotReady, UnknownModel
 from xinfer.spec import Deployment, ReplicaState
-from xinfer.supervisor.capacity import Ledger, Plan, slice_request
+from xinfer.supervisor import sizing
+from xinfer.supervisor.capacity import Ledger, Plan
 from xinfer.supervisor.cluster import Cluster
 from xinfer.supervisor.records import ModelRecord
 
@@ -77,7 +78,8 @@ def explained(cluster: Cluster, wanted: Deployment) -> dict[str, Any]:
     """
     _require_free_uid(cluster, wanted.model_uid)
     without = (wanted.model_uid,)
-    before = Ledger(cluster.models, cluster.workers, count_leaving=False, without=without).explain(wanted)
+    ledger = _ledger(cluster, without)
+    before = ledger.explain(wanted)
     plan = _plan(cluster, wanted, wanted.replicas, without)
     explanation = plan.explanation or msgspec.structs.replace(before, placement=next(iter(plan.places), None))
     answer: dict[str, Any] = msgspec.to_builtins(
@@ -85,7 +87,8 @@ def explained(cluster: Cluster, wanted: Deployment) -> dict[str, Any]:
             "model_uid": wanted.model_uid,
             "engine": wanted.engine,
             "replicas": wanted.replicas,
-            "request": slice_request(wanted),
+            "request": ledger.request(wanted),
+            "memory": sizing.origin(wanted, ledger.device_kind(wanted)),
             "fits": not plan.reason,
             "message": plan.reason or f"{len(plan.places)} of {wanted.replicas} replicas fit",
             "placements": plan.places,
@@ -153,5 +156,8 @@ def _require_free_uid(cluster: Cluster, model_uid: str) -> None:
 
 
 def _plan(cluster: Cluster, deployment: Deployment, count: int, without: tuple[str, ...] = ()) -> Plan:
-    ledger = Ledger(cluster.models, cluster.workers, count_leaving=False, without=without)
-    return ledger.plan(deployment, count, cluster.policy, advise=True)
+    return _ledger(cluster, without).plan(deployment, count, cluster.policy, advise=True)
+
+
+def _ledger(cluster: Cluster, without: tuple[str, ...]) -> Ledger:
+    return Ledger(cluster.models, cluster.workers, count_leaving=False, without=without, cordons=cluster.cordons)

@@ -4,7 +4,7 @@ Committed is what was assigned, whether or not it runs already. A replica that w
 memory until it is gone: it counts against placing now, not against admitting a launch, which may wait for it.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,9 +15,9 @@ from xinfer.protocol import WorkerHello
 from xinfer.slices.explain import Explanation, explain
 from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Rooms
-from xinfer.spec import Deployment, ResourceRequest
+from xinfer.spec import Deployment, ReplicaState, ResourceRequest
 from xinfer.supervisor import sizing
-from xinfer.supervisor.events import ReplicaKey
+from xinfer.supervisor.events import ReplicaKey, Target
 from xinfer.supervisor.placement.base import PlacementPolicy
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 
@@ -42,8 +42,31 @@ class Plan(NamedTuple):
             raise NoCapacity(self.reason, details=self.explanation.details() if self.explanation else None)
 
 
+class Tenant(NamedTuple):
+    """A replica that takes a part of a worker's devices."""
+
+    model_uid: str
+    replica_id: str
+    """Empty: it was planned just now."""
+    slices: tuple[DeviceSlice, ...]
+    state: ReplicaState = ReplicaState.PENDING
+
+    @property
+    def given_up(self) -> bool:
+        """Its slices are kept for it, and not used."""
+        return self.state is ReplicaState.FAILED
+
+    @property
+    def runs(self) -> bool:
+        """It has a process, which uses memory."""
+        return not self.state.is_final and self.state is not ReplicaState.PENDING
+
+
 class Ledger:
-    """The books of one moment: every device of every living worker and what is committed on it."""
+    """The books of one moment: every device of every living worker and what is committed on it.
+
+    What a device itself reports as free counts too, as it does in the worker's own book.
+    """
 
     def __init__(
         self,
@@ -52,15 +75,24 @@ class Ledger:
         *,
         count_leaving: bool,
         without: Collection[str] = (),
+        cordons: Collection[Target] = (),
     ) -> None:
         """``without``: model_uids whose replicas are not counted, because they are about to go."""
-        self._hellos = [worker.hello for worker in workers.values() if worker.alive]
+        self._workers = {worker_id: worker for worker_id, worker in workers.items() if worker.alive}
+        self._hellos = [worker.hello for worker in self._workers.values()]
         self._books: dict[bool, dict[str, Rooms]] = {}
         """Opened when they are asked for. A replica runs on CPUs or on accelerators, so there is one for each."""
-        placed = [(uid, replica) for uid, model in models.items() for replica in model.replicas.values()]
-        self._committed = [(uid, replica.worker_id, replica.slices) for uid, replica in placed if uid not in without]
-        current = {(replica.worker_id, replica.key) for _, replica in placed}
-        self._leaving = list(_leaving(workers.values(), current)) if count_leaving else []
+        self._committed: dict[str, list[Tenant]] = {}
+        self._cordons = cordons
+        current = set()
+        for uid, model in models.items():
+            for replica in model.replicas.values():
+                current.add((replica.worker_id, replica.key))
+                if uid not in without:
+                    tenant = Tenant(uid, replica.replica_id, replica.slices, replica.state)
+                    self._committed.setdefault(replica.worker_id, []).append(tenant)
+        self._count_leaving = count_leaving
+        self._leaving = _leaving(self._workers.values(), current)
 
     def plan(self, deployment: Deployment, count: int, policy: PlacementPolicy, *, advise: bool = False) -> Plan:
         """Places for up to ``count`` replicas, booked here at once. ``advise``: also look for what would fit instead.
@@ -76,9 +108,11 @@ class Ledger:
             if place is None:
                 explanation = explain(request, rooms, advise=advise)
                 already = f" ({len(places)} of {count} replicas fit)" if places else ""
-                need = f"a replica of {deployment.model_uid!r} needs {in_words(request)}{already}"
+                origin = sizing.origin(deployment, kind_of(rooms))
+                why = f" ({origin})" if origin else ""
+                need = f"a replica of {deployment.model_uid!r} needs {in_words(request)}{why}{already}"
                 return Plan(places, f"{need}: {explanation.message}", explanation)
-            self._commit(deployment.model_uid, place.worker_id, place.slices)
+            self._commit(Tenant(deployment.model_uid, "", place.slices), place.worker_id)
             places.append(place)
         return Plan(places, reason)
 
@@ -90,6 +124,18 @@ class Ledger:
         """
         rooms, _ = self._rooms_for(deployment)
         return explain(self._request(deployment, rooms), rooms)
+
+    def request(self, deployment: Deployment) -> SliceRequest:
+        """What one more replica asks for, on the kind of devices that it would get.
+
+        Raises:
+            InvalidSliceRequest: the resources that the deployment asks for cannot be meant.
+        """
+        return self._request(deployment, self._rooms_for(deployment)[0])
+
+    def device_kind(self, deployment: Deployment) -> str:
+        """On what a replica would run: "cpu" or "accelerator"; empty where no worker may run it."""
+        return kind_of(self._rooms_for(deployment)[0])
 
     def _book(self, *, on_cpu: bool) -> dict[str, Rooms]:
         """By worker, its CPU or its accelerators, with everything that is committed on them."""
@@ -104,54 +150,112 @@ class Ledger:
             )
             for hello in self._hellos
         }
-        for _, worker_id, slices in self._committed:
+        for worker_id, rooms in book.items():
+            used = self._observe(rooms, worker_id)
+            for tenant in self._committed.get(worker_id, ()):
+                rooms.take(tenant.slices, _observed(tenant, used))
+            if self._count_leaving:
+                for tenant in self._leaving.get(worker_id, ()):
+                    rooms.hold(tenant.slices)
+        for worker_id, device_id in self._cordons:
             if worker_id in book:
-                book[worker_id].take(slices)
-        for worker_id, slices in self._leaving:
-            if worker_id in book:
-                book[worker_id].hold(slices)
+                for each in [device_id] if device_id else book[worker_id].by_id:
+                    if each in book[worker_id].by_id:
+                        book[worker_id].cordon(each)
         self._books[on_cpu] = book
         return book
 
-    def _commit(self, model_uid: str, worker_id: str, slices: tuple[DeviceSlice, ...]) -> None:
-        self._committed.append((model_uid, worker_id, slices))
+    def _observe(self, rooms: Rooms, worker_id: str) -> dict[str, dict[str, int]]:
+        """Take over what the devices report; returns what each replica uses of them, by device.
+
+        What is used by replicas that are not counted comes back: it is as good as free.
+        """
+        readings = self._workers[worker_id].readings
+        free = readings.free_mib
+        committed, leaving = self._committed.get(worker_id, []), self._leaving.get(worker_id, [])
+        used = readings.used_by(_reserved(tenant for tenant in (*committed, *leaving) if tenant.runs))
+        if used:
+            tenants = (*committed, *leaving) if self._count_leaving else committed
+            counted = {(piece.device_id, tenant.replica_id) for tenant in tenants for piece in tenant.slices}
+            coming_back = {
+                device_id: sum(mib for name, mib in of_device.items() if (device_id, name) not in counted)
+                for device_id, of_device in used.items()
+            }
+            free = free | {device_id: free[device_id] + mib for device_id, mib in coming_back.items()}
+        rooms.report(free)
+        return used
+
+    def _commit(self, tenant: Tenant, worker_id: str) -> None:
+        self._committed.setdefault(worker_id, []).append(tenant)
         for book in self._books.values():
-            book[worker_id].take(slices)
+            book[worker_id].take(tenant.slices)
 
     def _rooms_for(self, deployment: Deployment) -> tuple[list[Rooms], str]:
         """The devices that a replica may use, by worker; where no worker may run it, the reason."""
-        hellos, reason = candidate_workers(self._hellos, deployment.engine, deployment.request)
+        hellos, reason = candidate_workers(self._hellos, deployment)
         if reason:
             return [], reason
         book = self._book(on_cpu=uses_cpu(hellos, deployment.request))
         return [book[hello.worker_id] for hello in hellos], ""
 
-    def _request(self, deployment: Deployment, rooms: Iterable[Rooms]) -> SliceRequest:
-        request = slice_request(deployment)
+    def _request(self, deployment: Deployment, rooms: Sequence[Rooms]) -> SliceRequest:
+        request = slice_request(deployment, kind_of(rooms))
         if not deployment.request.anti_affinity:
             return request
         by_worker = {worker.worker_id: worker.by_id for worker in rooms}
         cards = {
             by_worker[worker_id][piece.device_id].card
-            for uid, worker_id, slices in self._committed
-            for piece in slices
-            if uid == deployment.model_uid and piece.device_id in by_worker.get(worker_id, ())
+            for worker_id, tenants in self._committed.items()
+            for tenant in tenants
+            for piece in tenant.slices
+            if tenant.model_uid == deployment.model_uid and piece.device_id in by_worker.get(worker_id, ())
         }
         return msgspec.structs.replace(request, anti_affinity=frozenset(cards))
 
 
-def _leaving(
-    workers: Iterable[WorkerRecord], current: Collection[tuple[str, ReplicaKey]]
-) -> Iterator[tuple[str, tuple[DeviceSlice, ...]]]:
-    """What is still held by replicas that have no place any more, by worker."""
+def _leaving(workers: Iterable[WorkerRecord], current: Collection[tuple[str, ReplicaKey]]) -> dict[str, list[Tenant]]:
+    """By worker, the replicas that have no place any more and still run."""
+    found: dict[str, list[Tenant]] = {}
     for worker in workers:
-        for key, status in worker.reported().items():
-            if (worker.worker_id, key) not in current and not status.state.is_final:
-                yield worker.worker_id, status.slices
+        for status in worker.report.replicas:
+            key = (status.replica_id, status.generation)
+            if not status.state.is_final and (worker.worker_id, key) not in current:
+                tenant = Tenant(status.model_uid, status.replica_id, status.slices, status.state)
+                found.setdefault(worker.worker_id, []).append(tenant)
+    return found
 
 
-def slice_request(deployment: Deployment) -> SliceRequest:
-    """What one replica asks for; memory that is not given is estimated.
+def _reserved(tenants: Iterable[Tenant]) -> dict[str, dict[str, int]]:
+    """MiB by device and replica."""
+    reserved: dict[str, dict[str, int]] = {}
+    for tenant in tenants:
+        for piece in tenant.slices:
+            of_device = reserved.setdefault(piece.device_id, {})
+            of_device[tenant.replica_id] = of_device.get(tenant.replica_id, 0) + piece.memory_mib
+    return reserved
+
+
+def _observed(tenant: Tenant, used: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """By device, what a replica has filled of its slices already; one that does not run will not fill them."""
+    if tenant.given_up:
+        return {piece.device_id: piece.memory_mib for piece in tenant.slices}
+    return {
+        piece.device_id: used[piece.device_id].get(tenant.replica_id, 0)
+        for piece in tenant.slices
+        if piece.device_id in used
+    }
+
+
+def kind_of(rooms: Iterable[Rooms]) -> str:
+    """Whether rooms that were opened together are of CPUs or of accelerators; empty: there is no device."""
+    device = next((room.device for worker in rooms for room in worker.by_id.values()), None)
+    if device is None:
+        return ""
+    return sizing.CPU if device.kind == CPU else sizing.ACCELERATOR
+
+
+def slice_request(deployment: Deployment, device_kind: str = "") -> SliceRequest:
+    """What one replica asks for; memory that is not given is estimated, for the kind of device as in ``memory_mib``.
 
     Raises:
         InvalidSliceRequest: it cannot be meant; names the field.
@@ -160,7 +264,7 @@ def slice_request(deployment: Deployment) -> SliceRequest:
     by_percent = request.memory_percent is not None
     return SliceRequest(
         count=request.devices,
-        memory_mib=request.memory_mib if by_percent else sizing.memory_mib(deployment),
+        memory_mib=request.memory_mib if by_percent else sizing.memory_mib(deployment, device_kind),
         memory_percent=request.memory_percent,
         cores=request.cores_percent,
         exclusive=request.exclusive,
@@ -186,16 +290,16 @@ def in_words(request: SliceRequest) -> str:
     return f"{memory}{cores} on {devices}"
 
 
-def candidate_workers(
-    hellos: Sequence[WorkerHello], engine: str, request: ResourceRequest
-) -> tuple[list[WorkerHello], str]:
+def candidate_workers(hellos: Sequence[WorkerHello], deployment: Deployment) -> tuple[list[WorkerHello], str]:
     """The workers that may run a replica; where there are none, the reason."""
+    engine, request = deployment.engine, deployment.request
     if not hellos:
         return [], "no worker has joined"
     chosen = [hello for hello in hellos if request.worker is None or answers_to(hello, request.worker)]
     if not chosen:
         return [], f"no living worker is called {request.worker!r}; there are: {worker_names(hellos)}"
-    offering = [hello for hello in chosen if (offer := hello.engines.get(engine)) and offer.ok]
+    environment = deployment.environment
+    offering = [hello for hello in chosen if (offer := hello.engines.get(engine)) and offer.serves(environment)]
     if not offering:
         reasons = "; ".join(f"{hello.name}: {_why_not(hello, engine)}" for hello in chosen)
         return [], f"no worker offers the engine {engine!r} ({reasons})"

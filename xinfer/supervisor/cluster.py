@@ -4,25 +4,28 @@
 difference between desired and current state is worked out again (``_reconcile``), so a lost message or command is
 repaired by the next event, whichever it is.
 
-Three rules carry the rest:
+Four rules carry the rest:
 
 * A replica_id has at most one current place, and a new place has a higher generation than any before. A worker that
   runs an older one does not find it in its assignments and stops it.
 * After a restart the supervisor *settles*: until every worker it knew has joined again (or some time has passed)
   what is placed is exactly what is reported; nothing is placed, stopped or published.
 * The replicas of a lost worker keep their places and routes until they themselves are found dead.
+* A replica that has to leave its place (``moves``) serves until another one serves in its stead.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from xinfer.protocol import Ack, Assignments, ReplicaStatus, WorkerReport
+from xinfer.protocol import Ack, Assignments, Cordon, ReplicaStatus, WorkerReport
 from xinfer.routes import RouteTable
 from xinfer.spec import Deployment, ReplicaState
-from xinfer.supervisor.capacity import Ledger
+from xinfer.supervisor import moves
+from xinfer.supervisor.capacity import Ledger, Plan
 from xinfer.supervisor.events import (
     Command,
+    Cordoned,
     DeploymentRemoved,
     DeploymentSet,
     Event,
@@ -32,7 +35,9 @@ from xinfer.supervisor.events import (
     RememberWorker,
     ReplicasProbed,
     SendAssignments,
+    Target,
     Tick,
+    Uncordoned,
     WorkerJoined,
     WorkerLeft,
     WorkerReported,
@@ -67,13 +72,15 @@ class Cluster:
         now: float,
         deployments: Iterable[Deployment] = (),
         known_workers: Iterable[str] = (),
+        cordons: Iterable[Cordon] = (),
     ) -> None:
-        """``deployments`` and ``known_workers`` are what the store remembers of the time before this start."""
+        """``deployments``, ``known_workers`` and ``cordons`` are what the store remembers of the time before."""
         self.epoch = epoch
         self.policy = policy
         # Restored models were asked for before this start, so their requests wait for them to come back.
         self.models = {d.model_uid: ModelRecord(d, served=True) for d in deployments}
         self.workers: dict[str, WorkerRecord] = {}
+        self.cordons: dict[Target, Cordon] = {(one.worker_id, one.device_id): one for one in cordons}
         self.table = RouteTable(epoch=epoch)
         self._patience = patience
         self._awaited = set(known_workers)
@@ -100,6 +107,8 @@ class Cluster:
                 self._leave(event)
             case ReplicasProbed():
                 self._probed(event)
+            case Cordoned() | Uncordoned():
+                self._cordon(event)
             case Tick():
                 self._look_for_lost_workers(event.now)
                 return [*self._reconcile(event.now), *self._probe()]
@@ -134,10 +143,14 @@ class Cluster:
         known = self.workers.get(worker_id)
         assignments = known.assignments if known else Assignments(epoch=self.epoch, version=0)
         worker = WorkerRecord(event.hello, event.report, event.now, assignments)
+        if known:
+            worker.readings = known.readings
+        worker.readings.take(known.report if known else event.report, event.report, event.hello.devices, event.now)
         self.workers[worker_id] = worker
         self._awaited.discard(worker_id)
         self._take_in(worker)
-        self._adopt([worker])
+        if known is None or not known.alive or known.hello.incarnation != event.hello.incarnation:
+            self._adopt([worker])  # else it only says what became of its devices
 
     def _report(self, event: WorkerReported) -> bool:
         """Whether it said anything new."""
@@ -149,6 +162,7 @@ class Cluster:
         if report.sequence < worker.report.sequence:
             return False  # overtaken by a later one
         returned, same = not worker.alive, report.replicas == worker.report.replicas
+        worker.readings.take(worker.report, report, worker.hello.devices, event.now)
         worker.report, worker.alive = report, True
         if returned or not same:
             self._take_in(worker)
@@ -240,18 +254,56 @@ class Cluster:
             )
             model.served = model.served or _was_ready(status)
 
+    def _cordon(self, event: Cordoned | Uncordoned) -> None:
+        """Take over what an operator wants; who was on his way only because he wanted it before may stay."""
+        match event:
+            case Cordoned(cordon):
+                target = (cordon.worker_id, cordon.device_id)
+                self.cordons[target] = cordon
+            case Uncordoned(target):
+                self.cordons.pop(target, None)
+        moves.note_unwelcome(self.models.values(), self.workers, self.cordons)
+        for _, replica in self._on(target[0]):
+            replica.moving = replica.moving and bool(replica.unwelcome)
+
+    def _take_back_from_faulty(self) -> None:
+        """What failed on a device that is not well is not given up: it has to be tried elsewhere."""
+        for model in self.models.values():
+            for replica in list(model.replicas.values()):
+                if replica.faulty and replica.state is ReplicaState.FAILED:
+                    del model.replicas[replica.replica_id]
+
     def _place_missing(self) -> None:
-        if all(model.missing <= 0 for model in self.models.values()):
+        """Find places for the replicas that have none, then for those that should not stay where they are."""
+        models = sorted(self.models.values(), key=lambda m: (m.deployment.created_at, m.deployment.model_uid))
+        if all(model.missing <= 0 for model in models) and next(moves.due(models), None) is None:
             return
-        ledger = Ledger(self.models, self.workers, count_leaving=True)
-        for model in sorted(self.models.values(), key=lambda m: (m.deployment.created_at, m.deployment.model_uid)):
-            if model.missing <= 0:
-                continue
-            plan = ledger.plan(model.deployment, model.missing, self.policy)
-            model.pending_reason = plan.reason
-            for replica_id, place in zip(model.free_ids(len(plan.places)), plan.places, strict=True):
-                self._generation += 1
-                model.replicas[replica_id] = PlacedReplica(replica_id, self._generation, place.worker_id, place.slices)
+        ledger = Ledger(self.models, self.workers, count_leaving=True, cordons=self.cordons)
+        for model in models:
+            if model.missing > 0:
+                plan = ledger.plan(model.deployment, model.missing, self.policy)
+                model.pending_reason = plan.reason
+                self._settle(model, plan)
+        nowhere: dict[str, str] = {}
+        """By model_uid: what is refused to one of its replicas is refused to all."""
+        for model, replica in moves.due(models):
+            uid = model.deployment.model_uid
+            if uid not in nowhere:
+                plan = ledger.plan(model.deployment, 1, self.policy)
+                if plan.places and moves.serves_on(model, replica):
+                    replica.moving = True
+                elif plan.places:
+                    del model.replicas[replica.replica_id]
+                else:
+                    nowhere[uid] = plan.reason
+                self._settle(model, plan)
+            replica.stuck = nowhere.get(uid, "")
+
+    def _settle(self, model: ModelRecord, plan: Plan) -> None:
+        """Give the planned places to replicas."""
+        for replica_id, place in zip(model.free_ids(len(plan.places)), plan.places, strict=True):
+            self._generation += 1
+            model.replicas[replica_id] = PlacedReplica(replica_id, self._generation, place.worker_id, place.slices)
 
     # What follows.
 
@@ -263,9 +315,11 @@ class Cluster:
             self.settling = bool(self._awaited) and now < self._settles_at
         if self.settling:
             return self._remember()
+        moves.note_unwelcome(self.models.values(), self.workers, self.cordons)
         for model in self.models.values():
             model.drop_surplus()
         self._take_back_from_lost()
+        self._take_back_from_faulty()
         self._place_missing()
         return [*self._remember(), *self._assign(), *self._publish()]
 

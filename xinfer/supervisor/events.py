@@ -6,12 +6,16 @@ asked before, in ``admission``. ``now`` is epoch seconds, given by whoever has t
 
 import msgspec
 
-from xinfer.protocol import Assignments, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
+from xinfer.protocol import Assignments, Cordon, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
 from xinfer.routes import RouteTable
 from xinfer.spec import Deployment
 
 ReplicaKey = tuple[str, int]
 """(replica_id, generation): one placing of a replica; at most one of each replica_id is current."""
+
+
+Target = tuple[str, str]
+"""(worker_id, device_id): a device, or with an empty device_id a whole worker."""
 
 
 class DeploymentSet(msgspec.Struct, frozen=True):
@@ -68,7 +72,31 @@ class ReplicasProbed(msgspec.Struct, frozen=True):
     now: float
 
 
-Event = DeploymentSet | DeploymentRemoved | WorkerJoined | WorkerReported | WorkerLeft | Tick | ReplicasProbed
+class Cordoned(msgspec.Struct, frozen=True):
+    """A worker or a device takes nothing new from now on, in the store too."""
+
+    cordon: Cordon
+    now: float
+
+
+class Uncordoned(msgspec.Struct, frozen=True):
+    """It does again; ``target`` is (worker_id, device_id), as in the Cordon."""
+
+    target: Target
+    now: float
+
+
+Event = (
+    DeploymentSet
+    | DeploymentRemoved
+    | WorkerJoined
+    | WorkerReported
+    | WorkerLeft
+    | Tick
+    | ReplicasProbed
+    | Cordoned
+    | Uncordoned
+)
 
 
 class SendAssignments(msgspec.Struct, frozen=True):

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from xinfer.devices import DeviceSlice
+from xinfer.devices import Device, DeviceSlice
 from xinfer.protocol import Assignment, Assignments, ReplicaStatus, WorkerHello, WorkerReport
 from xinfer.spec import Deployment, ReplicaState
 from xinfer.supervisor.events import ReplicaKey
+from xinfer.supervisor.readings import Readings
 
 
 @dataclass(slots=True)
@@ -17,6 +18,14 @@ class PlacedReplica:
     worker_id: str
     slices: tuple[DeviceSlice, ...]
     status: ReplicaStatus | None = None
+    unwelcome: str = ""
+    """Why it should not stay where it is; empty: it may."""
+    faulty: bool = False
+    """Because something is wrong there, rather than because an operator says so."""
+    moving: bool = False
+    """Another replica is to take over from it; until that serves, it stays."""
+    stuck: str = ""
+    """Why there is no other place for it."""
 
     @property
     def key(self) -> ReplicaKey:
@@ -43,7 +52,7 @@ class PlacedReplica:
 
 @dataclass(slots=True)
 class ModelRecord:
-    """A Deployment and the places of its replicas; ``deployment.replicas - len(replicas)`` still have none."""
+    """A Deployment and the places of its replicas, as many as are desired and beside them those that move away."""
 
     deployment: Deployment
     served: bool = False
@@ -55,7 +64,7 @@ class ModelRecord:
     @property
     def missing(self) -> int:
         """How many replicas have no place."""
-        return self.deployment.replicas - len(self.replicas)
+        return self.deployment.replicas - sum(not replica.moving for replica in self.replicas.values())
 
     @property
     def failed(self) -> bool:
@@ -74,10 +83,16 @@ class ModelRecord:
         return free
 
     def drop_surplus(self) -> None:
-        """Give up places beyond the desired count: failed ones first, then those not READY, then high slots."""
-        if self.missing < 0:
-            by_worth = sorted(self.replicas.values(), key=lambda r: (worth(r.state), slot_of(r.replica_id)))
-            self.replicas = {r.replica_id: r for r in by_worth[: self.deployment.replicas]}
+        """Give up places beyond the desired count: failed ones first, then those not READY, then high slots.
+
+        Those that move away go as soon as enough others serve.
+        """
+        desired, replicas = self.deployment.replicas, sorted(self.replicas.values(), key=_order)
+        staying = [replica for replica in replicas if not replica.moving][:desired]
+        serving = sum(replica.state is ReplicaState.READY for replica in staying)
+        moving = [one for one in replicas if one.moving and one.state is ReplicaState.READY][: desired - serving]
+        if len(staying) + len(moving) < len(self.replicas):
+            self.replicas = {replica.replica_id: replica for replica in (*staying, *moving)}
 
 
 @dataclass(slots=True)
@@ -91,6 +106,13 @@ class WorkerRecord:
     alive: bool = True
     probing: bool = False
     """Its replicas are being asked right now."""
+    readings: Readings = field(default_factory=Readings)
+    """What its devices report."""
+    devices: dict[str, Device] = field(init=False)
+    """By device id."""
+
+    def __post_init__(self) -> None:
+        self.devices = {device.device_id: device for device in self.hello.devices}
 
     @property
     def worker_id(self) -> str:
@@ -107,6 +129,10 @@ def worth(state: ReplicaState) -> int:
     if state is ReplicaState.READY:
         return 0
     return 2 if state is ReplicaState.FAILED else 1
+
+
+def _order(replica: PlacedReplica) -> tuple[int, bool, int]:
+    return (worth(replica.state), bool(replica.unwelcome), slot_of(replica.replica_id))
 
 
 def slot_of(replica_id: str) -> int:

@@ -2,18 +2,22 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from xinfer.catalog import Catalog, introspect, located
+import msgspec
+
+from xinfer.catalog import Catalog, introspect, located, shape_of
 from xinfer.catalog.sources import BUILTIN
 from xinfer.engines.base import Engine, parse_options
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Kind
 from xinfer.protocol import LaunchRequest, WorkerHello
-from xinfer.spec import Deployment, Format, ModelSpec
+from xinfer.spec import Deployment, EnvironmentRequest, Estimate, Format, ModelSpec
 from xinfer.supervisor.admission import check_replicas
+from xinfer.supervisor.environments import environment_request
+from xinfer.supervisor.fileless import fileless_spec, placed_on_cpu
 from xinfer.supervisor.resources import resources, wanted_workers
 
 MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
@@ -21,14 +25,17 @@ FORMAT_WORDS = {"pytorch": Format.SAFETENSORS, "ggufv2": Format.GGUF}
 """Words of Xinference's users for our formats."""
 
 Engines = Mapping[str, type[Engine]]
+Sizing = Callable[[Deployment], tuple[Estimate, ...]]
 
 
 class Registry:
     """Resolves launches against a catalog and the engines that are known here."""
 
-    def __init__(self, catalog: Catalog, engines: Engines) -> None:
+    def __init__(self, catalog: Catalog, engines: Engines, estimates: Sizing = lambda _: ()) -> None:
+        """``estimates``: what a replica will need."""
         self._catalog = catalog
         self._engines = engines
+        self._estimates = estimates
 
     def resolve(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float) -> Deployment:
         """The Deployment that a launch asks for, on these living workers. Reads local files where a path is given.
@@ -40,9 +47,14 @@ class Registry:
         workers = wanted_workers(request, workers)
         specs = _filtered(request, self._specs(request))
         model_uid = check_model_uid(request.model_uid or specs[0].name)
-        spec, engine = self._choose_engine(request, specs, workers)
+        environment = environment_request(request)
+        spec, engine = self._choose_engine(request, specs, workers, environment)
+        if spec.shape is None:
+            spec = msgspec.structs.replace(spec, shape=shape_of(spec))
         parse_options(engine.Options, request.options, engine.name)
-        return Deployment(
+        if getattr(engine, "fileless", False):
+            request = placed_on_cpu(request)
+        deployment = Deployment(
             model_uid=model_uid,
             spec=spec,
             engine=engine.name,
@@ -50,14 +62,18 @@ class Registry:
             request=resources(request, workers),
             options=request.options,
             envs=_checked_envs(request.envs),
+            environment=environment,
             created_at=now,
         )
+        return msgspec.structs.replace(deployment, estimates=self._estimates(deployment))
 
     def _specs(self, request: LaunchRequest) -> tuple[ModelSpec, ...]:
         """What the name or path can mean, the preferred spec first."""
-        if request.model_path:
-            return (introspect(_absolute(request.model_path), request.model_name.strip()),)
         name = request.model_name.strip()
+        if request.model_path:
+            return (introspect(_absolute(request.model_path), name),)
+        if name and request.model_engine and getattr(self._named(request.model_engine), "fileless", False):
+            return (fileless_spec(name, _kind(request.model_type or Kind.LLM)),)
         specs = self._catalog.find(name)
         if specs:
             return specs
@@ -71,11 +87,15 @@ class Registry:
         )
 
     def _choose_engine(
-        self, request: LaunchRequest, specs: Sequence[ModelSpec], workers: Sequence[WorkerHello]
+        self,
+        request: LaunchRequest,
+        specs: Sequence[ModelSpec],
+        workers: Sequence[WorkerHello],
+        environment: EnvironmentRequest,
     ) -> tuple[ModelSpec, type[Engine]]:
         engines = [self._named(request.model_engine)] if request.model_engine else list(self._engines.values())
         trials = [
-            _Trial(engine, spec, _obstacle(engine, spec, workers))
+            _Trial(engine, spec, _obstacle(engine, spec, workers, environment))
             for engine in sorted(engines, key=lambda engine: -engine.preference)
             for spec in specs
         ]
@@ -106,7 +126,9 @@ def _absolute(source: str) -> str:
     return source if source.startswith(BUILTIN) else str(Path(source).expanduser().absolute())
 
 
-def _obstacle(engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHello]) -> str:
+def _obstacle(
+    engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHello], environment: EnvironmentRequest
+) -> str:
     try:
         match = engine.accepts(located(spec))
     except InvalidRequest as error:
@@ -114,8 +136,10 @@ def _obstacle(engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHel
     if not match.ok:
         return match.reason
     offers = [hello.engines.get(engine.name) for hello in workers]
-    if any(offer and offer.ok for offer in offers):
+    if any(offer and offer.serves(environment) for offer in offers):
         return ""
+    if any(offer and offer.ok for offer in offers):  # then it is the environment that cannot be had
+        return f"no worker has it in {'an environment of its own' if environment.is_own else 'its own Python'}"
     reasons = dict.fromkeys(offer.reason for offer in offers if offer and offer.reason)
     hint = "; ".join(reasons) or (f"install it there with: {engine.install}" if engine.install else "")
     return f"not installed on any worker: {hint}" if hint else "not known to any worker"

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
+from xinfer import plugins
 from xinfer.ops import Kind, Op
 from xinfer.routes import Availability, ModelRoute
-from xinfer.spec import Deployment, ModelSpec, ReplicaState
+from xinfer.spec import Deployment, ReplicaState
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 from xinfer.supervisor.views import statuses
+
+CHATS = frozenset({Op.CHAT, Op.MESSAGES, Op.RESPONSES})
+"""What needs a chat template."""
 
 
 def routes(models: Mapping[str, ModelRecord], workers: Mapping[str, WorkerRecord]) -> dict[str, ModelRoute]:
@@ -23,7 +27,7 @@ def _route(model: ModelRecord, workers: Mapping[str, WorkerRecord]) -> ModelRout
     reasons = [status.reason for status in replicas if status.reason]
     return ModelRoute(
         model_uid=model.deployment.model_uid,
-        ops=_ops(model.deployment.spec),
+        ops=_ops(model.deployment),
         availability=availability,
         endpoints=endpoints,
         created_at=int(model.deployment.created_at),
@@ -40,11 +44,12 @@ def _availability(model: ModelRecord, *, ready: bool) -> Availability:
     return Availability.RECOVERING if model.served else Availability.LOADING
 
 
-def _ops(spec: ModelSpec) -> tuple[Op, ...]:
-    """What can be asked of it: a language model that is known to have no chat template only completes."""
-    ops = set(spec.ops)
+def _ops(deployment: Deployment) -> tuple[Op, ...]:
+    """What can be asked of it, and is answered by its engine; without a chat template, a model only completes."""
+    spec, engine = deployment.spec, plugins.engines().get(deployment.engine)
+    ops = spec.ops & engine.ops if engine is not None else spec.ops
     if spec.kind is Kind.LLM and spec.abilities and "chat" not in spec.abilities:
-        ops.discard(Op.CHAT)
+        ops -= CHATS
     return tuple(sorted(ops))
 
 

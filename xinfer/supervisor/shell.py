@@ -6,21 +6,23 @@ a time, and to its end even if the caller goes away.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import xoscar as xo
 
 from xinfer import plugins
 from xinfer.actors import Unanswered, answer
-from xinfer.errors import XinferError, describe
-from xinfer.protocol import REPLICA_UID, WORKER_UID, ReplicaStatus, ReplicaView, WorkerHello
+from xinfer.errors import NoCapacity, XinferError, describe
+from xinfer.protocol import REPLICA_UID, WORKER_UID, Cordon, ReplicaStatus, ReplicaView, WorkerHello, WorkerReport
 from xinfer.settings import Settings
 from xinfer.spec import Deployment
 from xinfer.supervisor.cluster import Cluster, Patience
 from xinfer.supervisor.events import (
     Command,
+    Cordoned,
     DeploymentRemoved,
     DeploymentSet,
     Event,
@@ -30,17 +32,23 @@ from xinfer.supervisor.events import (
     RememberWorker,
     ReplicasProbed,
     SendAssignments,
+    Target,
     Tick,
+    Uncordoned,
 )
 from xinfer.supervisor.followers import Followers
+from xinfer.supervisor.peaks import Peak, Peaks, memory_of_engines
 from xinfer.supervisor.signal import Signal
 from xinfer.supervisor.store import Remembered, Store
 
 CATCH_UP_S = 2.0
 """A living gateway has a new table within milliseconds, a busy one within this time."""
+NO_WORKER = "NoWorker"
+"""The reason of a refusal where no living worker may run the replica, so that no device was looked at."""
 PLACEMENT = "spread"
 """The placement policy of a launch that names none."""
 
+T = TypeVar("T")
 Clock = Callable[[], float]
 """Epoch seconds."""
 
@@ -60,6 +68,7 @@ class Shell:
             now=self.started_at,
             deployments=remembered.deployments,
             known_workers=remembered.worker_ids,
+            cordons=remembered.cordons,
         )
         self.changed = Signal()
         """Fires after every event."""
@@ -68,7 +77,11 @@ class Shell:
         self.followers = Followers()
         self.followed = Signal()
         """Fires when a gateway says which table it has."""
+        self.peaks = Peaks(remembered.peaks, memory_of_engines(plugins.engines()))
+        """What replicas were seen to use, for those that are launched next."""
         self.closing = False
+        self.rejects: Counter[str] = Counter()
+        """How many changes were refused for lack of room, by reason; one may have several."""
         self._settings = settings
         self._store = store
         self._last_revision = remembered.last_revision
@@ -101,6 +114,15 @@ class Shell:
         for command in self.cluster.handle(event):
             self._carry_out(command, answering)
         self.changed.fire()
+
+    def learn(self, report: WorkerReport) -> None:
+        """Remember what the replicas of a worker were seen to use, where that is more than ever before."""
+        worker, models = self.cluster.workers.get(report.worker_id), self.cluster.models
+        if worker is None:
+            return
+        deployments = {uid: model.deployment for uid, model in models.items()}
+        for peak in self.peaks.learn(worker.hello, report, deployments):
+            self._background(f"observed peak of {peak.key.model}", self._remember(peak))
 
     async def settled(self) -> None:
         """Wait until the core has heard enough to decide anything."""
@@ -140,9 +162,35 @@ class Shell:
         """Remove a model from the store and the cluster, unless ``check`` refuses by raising."""
         await asyncio.shield(self._task(self._remove(model_uid, check)))
 
+    async def cordon(self, decide: Callable[[], Cordon]) -> Cordon:
+        """Let a worker or a device take nothing new. ``decide`` may refuse by raising."""
+        return await asyncio.shield(self._task(self._cordon(decide)))
+
+    async def uncordon(self, decide: Callable[[], Target]) -> Target:
+        """Undo ``cordon``; no cordon is there: nothing happens. ``decide`` may refuse by raising."""
+        return await asyncio.shield(self._task(self._uncordon(decide)))
+
+    async def _cordon(self, decide: Callable[[], Cordon]) -> Cordon:
+        async with self._mutation:
+            cordon = decide()
+            await self._store.put_cordon(cordon)
+            self.apply(Cordoned(cordon, self.clock()))
+            return cordon
+
+    async def _uncordon(self, decide: Callable[[], Target]) -> Target:
+        async with self._mutation:
+            target = decide()
+            await self._store.remove_cordon(*target)
+            self.apply(Uncordoned(target, self.clock()))
+            return target
+
     async def _change(self, decide: Callable[[], Deployment], drop: str) -> Deployment:
         async with self._mutation:
-            deployment = decide()
+            try:
+                deployment = decide()
+            except NoCapacity as refused:
+                self.rejects.update(refused.details.get("reasons") or {NO_WORKER: 1})
+                raise
             await self._store.put(deployment, self.clock())
             self.apply(DeploymentSet(deployment, self.clock(), drop))
             return deployment
@@ -204,6 +252,10 @@ class Shell:
                 case ForgetWorker(worker_id=worker_id):
                     await self._store.forget_worker(worker_id)
 
+    async def _remember(self, peak: Peak) -> None:
+        async with self._note_order:
+            await self._store.put_peak(peak, self.clock())
+
     async def _tick(self) -> None:
         period_s = min(self._settings.heartbeat_s, self._settings.worker_timeout_s / 4)
         while True:
@@ -215,7 +267,7 @@ class Shell:
 
     # Tasks.
 
-    def _task(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+    def _task(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,10 +1,10 @@
 """What is told about a model, derived from its record: replica statuses, progress, instances."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from xinfer.protocol import ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
+from xinfer.protocol import Cordon, ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.spec import ReplicaState
 from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord, slot_of
 
@@ -31,7 +31,17 @@ def _status(model: ModelRecord, replica: PlacedReplica, workers: Workers) -> Rep
         )
     if worker is not None and not worker.alive and not replica.state.is_final:
         return msgspec.structs.replace(replica.status, reason=f"worker {name} does not answer")
+    if replica.unwelcome and not replica.status.reason:
+        return msgspec.structs.replace(replica.status, reason=_why_it_leaves(replica))
     return replica.status
+
+
+def _why_it_leaves(replica: PlacedReplica) -> str:
+    if replica.moving:
+        return f"{replica.unwelcome}; it serves until another replica does"
+    if replica.stuck:
+        return f"{replica.unwelcome}; it cannot be moved: {replica.stuck}"
+    return f"{replica.unwelcome}; it is moved in its turn"
 
 
 def _pending(model: ModelRecord, replica_id: str, reason: str, generation: int) -> ReplicaStatus:
@@ -87,12 +97,13 @@ def instance(model: ModelRecord, workers: Workers) -> ModelInstance:
     )
 
 
-def worker_info(worker: WorkerRecord, now: float) -> WorkerInfo:
-    """A worker as ``xinfer status`` shows it."""
+def worker_info(worker: WorkerRecord, now: float, cordons: Iterable[Cordon] = ()) -> WorkerInfo:
+    """A worker as ``xinfer status`` shows it. ``cordons``: those of the whole cluster."""
     return WorkerInfo(
         hello=worker.hello,
         alive=worker.alive,
         last_seen_s_ago=max(0.0, now - worker.last_seen),
         replicas=worker.report.replicas,
         uses=worker.report.uses,
+        cordons=tuple(cordon for cordon in cordons if cordon.worker_id == worker.worker_id),
     )

@@ -10,6 +10,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from xinfer.telemetry.devices import ClusterCollector, ClusterSample
+
 ReplicaLoad: TypeAlias = tuple[str, int, int]
 """(replica_id, requests running, requests queued)"""
 
@@ -64,14 +66,16 @@ class GatewayMetrics:
         """A streamed answer begins."""
         self._first_byte_of(op, model).observe(seconds)
 
-    def exposition(self, loads: Sequence[ReplicaLoad]) -> bytes:
-        """All of it as text, with the ``loads`` of the replicas now."""
+    def exposition(self, loads: Sequence[ReplicaLoad], cluster: ClusterSample | None = None) -> bytes:
+        """All of it as text, with the ``loads`` of the replicas now, and what is known of the cluster's devices."""
         registry = self.registry
         if self._shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no types
         now = CollectorRegistry()
         now.register(_Loads(loads))
+        if cluster is not None:
+            now.register(ClusterCollector(cluster))
         return generate_latest(registry) + generate_latest(now)
 
 

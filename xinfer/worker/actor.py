@@ -11,9 +11,11 @@ import xoscar as xo
 import xinfer
 from xinfer.actors import Unanswered, answer
 from xinfer.processes import host_id
-from xinfer.protocol import WORKER_UID, Assignments, WorkerHello
+from xinfer.protocol import WORKER_UID, Assignments, EngineBuild, WorkerHello
 from xinfer.settings import Settings
+from xinfer.worker.cgroups import open_cgroups
 from xinfer.worker.devices import DeviceWatch
+from xinfer.worker.environments.here import Environments, machine
 from xinfer.worker.events import Assigned
 from xinfer.worker.folders import ReplicaFolders
 from xinfer.worker.identity import Slot, claim_slot
@@ -36,7 +38,7 @@ class WorkerActor(xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no t
 
     async def identify(self) -> WorkerHello:
         """Who this is: another worker may have been started at the same address."""
-        return msgspec.structs.replace(self._hello, devices=self._runtime.devices)
+        return msgspec.structs.replace(self._hello, devices=self._runtime.devices, engines=dict(self._runtime.offers))
 
     async def replica_log(self, replica_id: str, lines: int) -> str:
         """The last lines that the latest process of a replica wrote.
@@ -45,6 +47,26 @@ class WorkerActor(xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no t
             NotFound: there is no log of such a replica here.
         """
         return self._runtime.log_of(replica_id, lines)
+
+    async def install_engine(self, engine: str, packages: tuple[str, ...] = ()) -> EngineBuild:
+        """Begin to build an environment for an engine, or say that it is there; ``engine_builds`` say how far it is.
+
+        Raises:
+            InvalidRequest: there is no such engine, or it cannot have an environment here.
+        """
+        return await self._runtime.builds.order(engine, packages)
+
+    async def engine_builds(self) -> tuple[EngineBuild, ...]:
+        """Every environment that this process builds or has built."""
+        return self._runtime.builds.states
+
+    async def cancel_engine_builds(self, engine: str) -> tuple[EngineBuild, ...]:
+        """End the builds for an engine.
+
+        Raises:
+            NotFound: none is under way here.
+        """
+        return await self._runtime.builds.cancel(engine)
 
 
 class WorkerHandle:
@@ -109,8 +131,12 @@ async def start_worker(
     """
     slot = claim_slot(settings.home)
     try:
-        devices = DeviceWatch()
+        cgroups = open_cgroups() if settings.cgroups == "auto" else None
+        devices = DeviceWatch(settings=settings, cgroups=cgroups is not None)
         look = await asyncio.to_thread(devices.look)
+        environments = Environments(settings.home, machine(look.devices))
+        await asyncio.to_thread(environments.store.sweep)
+        offers = await asyncio.to_thread(engine_offers, environments)
         hello = WorkerHello(
             worker_id=slot.worker_id,
             incarnation=secrets.token_hex(8),
@@ -119,9 +145,13 @@ async def start_worker(
             host_id=host_id(),
             version=xinfer.__version__,
             devices=look.devices,
-            engines=engine_offers(),
+            engines=offers,
+            node=settings.node_name or socket.gethostname(),
         )
-        runtime = WorkerRuntime(settings, ReplicaFolders(slot.path / "replicas"), look, host)
+        runtime = WorkerRuntime(
+            settings, ReplicaFolders(slot.path / "replicas"), look, host, cgroups, environments=environments
+        )
+        runtime.offers = offers
         await runtime.adopt()
         actor = await xo.create_actor(WorkerActor, hello, runtime, address=address, uid=WORKER_UID)
     except BaseException:

@@ -4,8 +4,8 @@ Each event changes what is known; then every replica is compared with what is wa
 commands. One process per replica at a time: a new generation starts when the old one is gone and gave its memory back.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from xinfer.errors import NoCapacity
 from xinfer.protocol import Assignment, Assignments, ReplicaStatus, ReplicaView
@@ -21,6 +21,7 @@ from xinfer.worker.events import (
     Joined,
     Kill,
     Leave,
+    Looked,
     Report,
     Seen,
     Spawn,
@@ -28,6 +29,8 @@ from xinfer.worker.events import (
     Tick,
 )
 from xinfer.worker.leases import DeviceInUse, LeaseBook
+from xinfer.worker.line import Claim, StartLine
+from xinfer.worker.replicas import Replica, RunningProcess, state_of, status_of
 
 START_ATTEMPTS = 3
 """A process that dies before it was ever READY, without saying why, gets so many chances."""
@@ -41,71 +44,34 @@ ROOM_PATIENCE_S = 30.0
 it said may be older than the end of the process that used the memory."""
 ROOM_RETRY_S = 1.0
 
-
-@dataclass
-class _Process:
-    """The one process of a replica."""
-
-    instance: str
-    assignment: Assignment
-    pid: int = 0
-    address: str = ""
-    view: ReplicaView | None = None
-    ending: bool = False
-    hung_for_s: float | None = None
-
-
-@dataclass
-class _Replica:
-    """What is wanted of a replica, what runs of it, and how it went so far with the wanted generation."""
-
-    replica_id: str
-    wanted: Assignment | None
-    process: _Process | None = None
-    ready_since: float | None = None
-    was_ready: bool = False
-    deaths: int = 0
-    """Since it was last stable; decides the backoff."""
-    spawned: int = 0
-    retry_at: float = 0.0
-    crowded_since: float | None = None
-    """Since when it is kept from starting by nothing but what devices report."""
-    failed: bool = False
-    reason: str = ""
-    state: ReplicaState = ReplicaState.PENDING
-    since: float = 0.0
-
-    @property
-    def shown(self) -> Assignment | None:
-        """The assignment that a status is about: of what runs, else of what is wanted."""
-        return self.process.assignment if self.process else self.wanted
-
-    @property
-    def is_obsolete(self) -> bool:
-        """Its process is not the one that is wanted."""
-        return self.process is not None and (
-            self.wanted is None or self.wanted.generation != self.process.assignment.generation
-        )
-
-    def want(self, assignment: Assignment | None) -> None:
-        """Take a new wish over; another generation starts with a clean record."""
-        if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
-            self.ready_since, self.was_ready, self.failed, self.reason = None, False, False, ""
-            self.deaths, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0.0, None
-        self.wanted = assignment
+OFFENCES = 3
+"""A replica that was ended so often for using more than its slice is not started again."""
+FORGIVEN_S = 600.0
+"""READY for so long: what it was ended for before is forgiven."""
 
 
 class WorkerCore:
     """``handle(event, now)`` returns commands; ``statuses()`` is what to report.
 
     ``now`` is epoch seconds of a clock that never steps. ``new_instance`` names a process, uniquely for ever.
+    ``profiles_memory`` says whether an engine, by its name, does so while it loads.
     """
 
-    def __init__(self, book: LeaseBook, *, drain_s: float, new_instance: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        book: LeaseBook,
+        *,
+        drain_s: float,
+        new_instance: Callable[[], str],
+        profiles_memory: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._book = book
         self._drain_s = drain_s
         self._new_instance = new_instance
-        self._replicas: dict[str, _Replica] = {}
+        self._profiles_memory = profiles_memory
+        self._held_hard: frozenset[str] = frozenset()
+        self._turns = itertools.count(1)
+        self._replicas: dict[str, Replica] = {}
         self._version = (0, 0)
         self._leaving = False
         self._reported: tuple[ReplicaStatus, ...] = ()
@@ -125,8 +91,13 @@ class WorkerCore:
         """Take one event in; what is to be done now, in order."""
         commands: list[Command] = list(self._apply(event, now))
         self._release_unused()
-        for replica in list(self._replicas.values()):
-            commands.extend(self._reconcile(replica, now))
+        line = StartLine(
+            self._claim(replica.process.assignment)
+            for replica in self._replicas.values()
+            if replica.process is not None and replica.process.is_starting
+        )
+        for replica in sorted(self._replicas.values(), key=lambda one: one.turn):
+            commands.extend(self._reconcile(replica, line, now))
         for replica in self._replicas.values():
             self._note_state(replica, now)
         if self.statuses() != self._reported:
@@ -136,7 +107,7 @@ class WorkerCore:
 
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """Every replica as it is now."""
-        return tuple(_status(replica, replica.shown) for replica in self._replicas.values() if replica.shown)
+        return tuple(status_of(replica, replica.shown) for replica in self._replicas.values() if replica.shown)
 
     def _apply(self, event: Event, now: float) -> Iterator[Command]:
         match event:
@@ -152,6 +123,8 @@ class WorkerCore:
                 yield from self._hear(view.instance, event, now)
             case Started(instance) | Hung(instance) | Ended(instance):
                 yield from self._hear(instance, event, now)
+            case Looked():
+                yield from self._take_stock(event)
             case Tick():
                 pass
 
@@ -191,20 +164,20 @@ class WorkerCore:
         self._version = version
         wanted = {item.replica_id: item for item in assignments.items}
         for replica_id in wanted:
-            self._replicas.setdefault(replica_id, _Replica(replica_id, None))
+            self._replicas.setdefault(replica_id, Replica(replica_id, None))
         for replica in self._replicas.values():
             replica.want(wanted.get(replica.replica_id))
 
     def _adopt(self, event: Adopted, now: float) -> None:
         assignment = event.assignment
-        process = _Process(event.instance, assignment, event.pid, event.address)
-        replica = _Replica(assignment.replica_id, assignment, process, spawned=1)
+        process = RunningProcess(event.instance, assignment, event.pid, event.address)
+        replica = Replica(assignment.replica_id, assignment, process, spawned=1)
         self._replicas[assignment.replica_id] = replica
         self._book.record(assignment.replica_id, assignment.generation, assignment.slices)
         if event.view is not None:
             self._see(replica, process, event.view, now)
 
-    def _see(self, replica: _Replica, process: _Process, view: ReplicaView, now: float) -> None:
+    def _see(self, replica: Replica, process: RunningProcess, view: ReplicaView, now: float) -> None:
         process.view = view
         if view.state is ReplicaState.READY and not replica.is_obsolete:
             if replica.ready_since is None:
@@ -212,21 +185,38 @@ class WorkerCore:
             replica.was_ready = True
             replica.reason = ""
 
-    def _bury(self, replica: _Replica, process: _Process, end: Ended, now: float) -> None:
+    def _take_stock(self, look: Looked) -> Iterator[Command]:
+        self._held_hard = look.held_hard
+        for replica in self._replicas.values():
+            process, offence = replica.process, look.offences.get(replica.replica_id)
+            replica.warning = look.warnings.get(replica.replica_id, "")
+            if process is not None and process.pid and offence is not None and not process.offence:
+                process.offence = offence
+                yield Kill(process.instance, offence)
+
+    def _bury(self, replica: Replica, process: RunningProcess, end: Ended, now: float) -> None:
         obsolete = replica.is_obsolete
         replica.process = None
         if obsolete or process.ending:
             return
-        if replica.ready_since is not None and now - replica.ready_since >= STABLE_S:
-            replica.deaths = 0
-        replica.ready_since = None
-        replica.deaths += 1
+        ready_s = 0.0 if replica.ready_since is None else now - replica.ready_since
+        replica.deaths = 1 if ready_s >= STABLE_S else replica.deaths + 1
+        replica.offences = 0 if ready_s >= FORGIVEN_S else replica.offences
+        replica.ready_since, replica.warning = None, ""
         replica.reason = end.reason
         if process.hung_for_s is not None:
             replica.reason = f"it did not answer for {process.hung_for_s:g} s and was killed\n{end.reason}".rstrip()
-        if end.load_error and not replica.was_ready:
+        if process.offence:
+            # How the process ended is our doing; what it wrote before may say why it needed so much.
+            _, _, log = end.reason.partition("\n")
+            replica.offences += 1
+            replica.reason = f"{process.offence}\n{log}".rstrip()
+        if replica.offences >= OFFENCES:
             replica.failed = True
-        elif replica.deaths >= START_ATTEMPTS and not replica.was_ready:
+            replica.reason = f"given up after it was ended {replica.offences} times: {replica.reason}"
+        elif end.load_error and not replica.was_ready:
+            replica.failed = True
+        elif replica.deaths >= START_ATTEMPTS and not replica.was_ready and not process.offence:
             replica.failed = True
             replica.reason = f"given up after {replica.deaths} attempts: {replica.reason}"
         else:
@@ -241,7 +231,11 @@ class WorkerCore:
         }
         self._book.reconcile(used)
 
-    def _reconcile(self, replica: _Replica, now: float) -> Iterator[Command]:
+    def _claim(self, assignment: Assignment) -> Claim:
+        devices = frozenset(piece.device_id for piece in assignment.slices) - self._held_hard
+        return Claim(assignment.replica_id, devices, self._profiles_memory(assignment.deployment.engine))
+
+    def _reconcile(self, replica: Replica, line: StartLine, now: float) -> Iterator[Command]:
         if replica.process is not None:
             if replica.is_obsolete and not replica.process.ending:
                 replica.process.ending = True
@@ -249,24 +243,32 @@ class WorkerCore:
         elif replica.wanted is None:
             del self._replicas[replica.replica_id]
         elif self._may_start(replica) and now >= replica.retry_at:
-            yield from self._start(replica, replica.wanted, now)
+            yield from self._start(replica, replica.wanted, line, now)
 
-    def _may_start(self, replica: _Replica) -> bool:
+    def _may_start(self, replica: Replica) -> bool:
         return replica.process is None and replica.wanted is not None and not replica.failed
 
-    def _start(self, replica: _Replica, wanted: Assignment, now: float) -> Iterator[Command]:
+    def _start(self, replica: Replica, wanted: Assignment, line: StartLine, now: float) -> Iterator[Command]:
+        replica.waits_for = ""
         try:
             lease = self._book.book(wanted.replica_id, wanted.generation, wanted.slices)
         except NoCapacity as error:
             self._lack_room(replica, error, now)
             return
-        replica.process = _Process(self._new_instance(), wanted)
-        replica.crowded_since = None
-        replica.spawned += 1
-        replica.retry_at = 0.0
-        yield Spawn(replica.process.instance, wanted, lease)
+        claim = self._claim(wanted)
+        replica.waits_for = line.obstacle(claim)
+        if replica.waits_for:  # its room is kept for it meanwhile
+            replica.turn = min(replica.turn, next(self._turns))
+            replica.retry_at = 0.0  # the one that it waits for wakes it up
+            replica.reason = replica.reason if replica.deaths else ""  # not: that there is no room
+            line.join(claim)
+            return
+        process = RunningProcess(self._new_instance(), wanted)
+        replica.begin(process)
+        line.join(claim)
+        yield Spawn(process.instance, wanted, lease)
 
-    def _lack_room(self, replica: _Replica, error: NoCapacity, now: float) -> None:
+    def _lack_room(self, replica: Replica, error: NoCapacity, now: float) -> None:
         replica.reason, replica.retry_at = error.message, 0.0
         if any(other.process is not None and other.process.ending for other in self._replicas.values()):
             return  # what is being ended gives its memory back; then it is tried again
@@ -278,50 +280,7 @@ class WorkerCore:
                 return
         replica.failed = True
 
-    def _note_state(self, replica: _Replica, now: float) -> None:
-        state = _state(replica)
+    def _note_state(self, replica: Replica, now: float) -> None:
+        state = state_of(replica)
         if state is not replica.state or not replica.since:
             replica.state, replica.since = state, now
-
-
-def _state(replica: _Replica) -> ReplicaState:
-    process = replica.process
-    if process is None:
-        return ReplicaState.FAILED if replica.failed else ReplicaState.PENDING
-    if process.ending:
-        return ReplicaState.DRAINING
-    if process.view is None or process.view.state is ReplicaState.PENDING or process.view.state.is_final:
-        # Final ones are about to exit; what becomes of the replica is decided when they have.
-        return ReplicaState.STARTING
-    return process.view.state
-
-
-def _status(replica: _Replica, assignment: Assignment) -> ReplicaStatus:
-    process = replica.process
-    view = process.view if process else None
-    ready = replica.state is ReplicaState.READY
-    return ReplicaStatus(
-        replica_id=replica.replica_id,
-        model_uid=assignment.deployment.model_uid,
-        generation=assignment.generation,
-        revision=assignment.deployment.revision,
-        state=replica.state,
-        stage=view.stage if view else _waiting_stage(replica),
-        progress=view.progress if view else 0.0,
-        reason=replica.reason,
-        restarts=max(0, replica.spawned - 1),
-        was_ready=replica.was_ready,
-        since=replica.since,
-        pid=process.pid if process else 0,
-        control_address=process.address if process else "",
-        endpoint=view.endpoint if view and ready else None,
-        slices=assignment.slices,
-    )
-
-
-def _waiting_stage(replica: _Replica) -> str:
-    if replica.process is not None:
-        return "starting the process"
-    if replica.failed:
-        return "failed"
-    return "waiting to be restarted" if replica.deaths else "waiting for room"

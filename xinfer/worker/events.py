@@ -1,6 +1,7 @@
 """What the worker's core is told, and what it asks for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from xinfer.devices import Lease
 from xinfer.protocol import Assignment, Assignments, ReplicaView
@@ -78,11 +79,23 @@ class Leave:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """The devices were looked at. What is said of replicas is said by their replica_id, for people."""
+
+    held_hard: frozenset[str] = frozenset()
+    """Devices on which no replica can take memory that is not its own."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with a replica that may go on."""
+    offences: Mapping[str, str] = field(default_factory=dict)
+    """Why a replica has to end."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time passed; see ``WorkerCore.next_tick``."""
 
 
-Event = Assigned | Joined | Adopted | Started | Seen | Hung | Ended | Leave | Tick
+Event = Assigned | Joined | Adopted | Started | Seen | Hung | Ended | Leave | Looked | Tick
 
 
 @dataclass(frozen=True)
@@ -104,9 +117,10 @@ class End:
 
 @dataclass(frozen=True)
 class Kill:
-    """End a process that does not listen any more."""
+    """End a process that does not listen any more, or must not go on."""
 
     instance: str
+    why: str = "it does not answer"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from xinfer.errors import NotFound
 from xinfer.processes import ProcessId, log_tail, read_record, write_record
 from xinfer.protocol import LAUNCH_FILE, LOG_FILE, PROCESS_FILE, LaunchOrder, ProcessRecord
+from xinfer.worker.enforce.hami_core import remove_region
 
 KEPT_FAILURES = 20
 """Folders of failed processes that a worker keeps, the latest ones, for their logs."""
@@ -44,6 +45,7 @@ class ReplicaFolders:
                 yield folder, order, process
             else:
                 remove_socket(folder)
+                remove_region(folder.name)
 
     def bury(self, folder: Path, *, failed: bool) -> None:
         """A process is gone: remove its folder, or keep it if it failed, as the only one of its replica."""

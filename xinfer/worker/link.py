@@ -13,6 +13,7 @@ from xinfer.devices import Device
 from xinfer.errors import XinferError
 from xinfer.protocol import SUPERVISOR_UID, Ack, WorkerHello, WorkerReport
 from xinfer.worker.events import Assigned, Joined
+from xinfer.worker.offers import Offers
 from xinfer.worker.runtime import WorkerRuntime
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class SupervisorLink:
         self._find_supervisor = find_supervisor
         self._heartbeat_s = heartbeat_s
         self._sequence = 0
-        self._told: tuple[Device, ...] = ()
-        """The devices that the supervisor knows of."""
+        self._told: tuple[tuple[Device, ...], Offers] = ((), {})
+        """The devices and engines that the supervisor knows of."""
         self._supervisor: Any = None
 
     async def run(self) -> None:
@@ -79,10 +80,10 @@ class SupervisorLink:
 
     async def _say_hello(self) -> None:
         self._runtime.changed.clear()
-        devices = self._runtime.devices
-        hello = msgspec.structs.replace(self._hello, devices=devices)
+        told = self._runtime.devices, self._runtime.offers
+        hello = msgspec.structs.replace(self._hello, devices=told[0], engines=dict(told[1]))
         ack: Ack = await answer(self._supervisor.join(hello, self._report()))
-        self._told = devices
+        self._told = told
         self.joined.set()
         self._runtime.post(Joined(ack.assignments))
 
@@ -95,8 +96,8 @@ class SupervisorLink:
                     await self._runtime.changed.wait()
             except TimeoutError:
                 pass  # a heartbeat: the same report again
-            if self._runtime.devices != self._told:
-                await self._say_hello()  # only a hello names devices, and it may be said again
+            if (self._runtime.devices, self._runtime.offers) != self._told:
+                await self._say_hello()  # only a hello names them, and it may be said again
                 continue
             self._runtime.changed.clear()
             ack: Ack = await answer(self._supervisor.report(self._report()))

@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import xoscar as xo
 
 from xinfer.actors import CALL_TIMEOUT_S, Unanswered, answer
 from xinfer.errors import NotFound
-from xinfer.processes import ProcessId, log_tail, read_record, spawn
+from xinfer.processes import ProcessId, group_of, kill_all, log_tail, read_record, spawn
 from xinfer.protocol import (
     FAILURE_FILE,
     LOG_FILE,
@@ -39,6 +40,8 @@ LOADING_PATIENCE = 10
 """Native code that loads weights may hold the interpreter for a while; such a process gets so many times longer."""
 END_GRACE_S = 10.0
 """Beyond its time to drain, for closing the engine."""
+CLEANING_S = 3.0
+"""For what removes the shared memory of a dead process."""
 REASON_LINES = 20
 REASON_BYTES = 8192
 """Of its log, in the reason: that travels with every report."""
@@ -63,16 +66,18 @@ class ReplicaProcess:
         self.ended = asyncio.Event()
 
     @classmethod
-    def start(cls, folder: Path, order: LaunchOrder, settings: Settings) -> "ReplicaProcess":
-        """Start the process whose orders are in ``folder``.
+    def start(
+        cls, folder: Path, order: LaunchOrder, settings: Settings, inherits: Sequence[int] = ()
+    ) -> "ReplicaProcess":
+        """Start the process whose orders are in ``folder``. It keeps the file descriptors ``inherits`` until it ends.
 
         Raises:
             OSError: it could not be started.
         """
         env = child_environment(DEBUGGABLE | order.env | settings.environment())
         # -P: what lies in the directory where the worker was started must not shadow installed modules.
-        argv = [sys.executable, "-P", "-m", "xinfer.replica", str(folder)]
-        child = spawn(argv, env=env, log=folder / LOG_FILE)
+        argv = [order.python or sys.executable, "-P", "-m", "xinfer.replica", str(folder)]
+        child = spawn(argv, env=env, log=folder / LOG_FILE, pass_fds=inherits)
         child.returncode = 0  # disowned: it may outlive us, and ``exit_status`` collects it, not Popen
         return cls(folder, order, ProcessId.of(child.pid) or ProcessId(child.pid, time.time()))
 
@@ -123,12 +128,24 @@ class ReplicaProcess:
 
     def kill(self) -> None:
         """End it and everything that it started, now."""
-        # Its group bears its pid, and that is not given to another process as long as the group has members. So if
-        # somebody else has the pid now, nothing is left of ours.
-        owner = ProcessId.of(self.process.pid)
-        if owner is None or abs(owner.started - self.process.started) < 1.0:
+        if self._owns_its_group():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _owns_its_group(self) -> bool:
+        """Whether its process group is still ours: that bears its pid, which nobody else gets while it has members."""
+        owner = ProcessId.of(self.process.pid)
+        return owner is None or abs(owner.started - self.process.started) < 1.0
+
+    async def _clear_group(self) -> None:
+        """End what it started and left behind; what removes shared memory gets a moment to do that."""
+        if self._owns_its_group():
+            members = [psutil.Process(pid) for pid in psutil.pids() if group_of(pid) == self.process.pid]
+            left = kill_all(members)
+            deadline = time.monotonic() + CLEANING_S
+            while time.monotonic() < deadline and any(process.is_running() for process in left):  # noqa: ASYNC110  no event
+                await asyncio.sleep(LOOK_EVERY_S)
+        self.kill()
 
     async def gone(self, timeout_s: float) -> bool:
         """Wait until it is gone, at most ``timeout_s`` seconds; whether it is. Does not collect its exit status."""
@@ -141,7 +158,7 @@ class ReplicaProcess:
 
     async def autopsy(self) -> Ended:
         """What it died of, for people. Also removes what it left behind: child processes, its unix socket."""
-        self.kill()
+        await self._clear_group()
         remove_socket(self.folder)
         status = await _exit_status(self.process.pid)
         failure = read_record(self.folder / FAILURE_FILE, FailureRecord)

@@ -5,19 +5,29 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
+from xinfer import plugins
 from xinfer.devices import Device, DeviceUse
 from xinfer.errors import describe
 from xinfer.protocol import Assignment, LaunchOrder, ReplicaStatus
 from xinfer.settings import Settings
+from xinfer.worker.cgroups import Cgroups, limits
 from xinfer.worker.core import WorkerCore
-from xinfer.worker.devices import DeviceWatch, Look, Tenant, watch_devices
+from xinfer.worker.devices import CPU, DeviceWatch, Look, Tenant, watch_devices
 from xinfer.worker.enforce.base import grant
+from xinfer.worker.enforce.hami_core import own_region, remove_region
+from xinfer.worker.environments.builds import Builds
+from xinfer.worker.environments.here import Environments
+from xinfer.worker.environments.pythons import HeldPython, ReplicaPythons
 from xinfer.worker.events import Adopted, Command, End, Ended, Event, Kill, Leave, Report, Spawn, Started, Tick
 from xinfer.worker.folders import ReplicaFolders
 from xinfer.worker.leases import LeaseBook
+from xinfer.worker.offers import Offers, watch_offers
+from xinfer.worker.oversight import Oversight, Running
+from xinfer.worker.preparations import Preparations
 from xinfer.worker.processes import ReplicaProcess, watch
 
 log = logging.getLogger(__name__)
@@ -32,7 +42,16 @@ def steady_clock() -> Callable[[], float]:
 class WorkerRuntime:
     """Owns the processes of a worker. ``changed`` is set whenever there is something new to report."""
 
-    def __init__(self, settings: Settings, folders: ReplicaFolders, look: Look, host: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folders: ReplicaFolders,
+        look: Look,
+        host: str,
+        cgroups: Cgroups | None = None,
+        *,
+        environments: Environments,
+    ) -> None:
         self.changed = asyncio.Event()
         self._settings = settings
         self._folders = folders
@@ -40,7 +59,20 @@ class WorkerRuntime:
         self._host = host
         self._clock = steady_clock()
         self._book = LeaseBook(look.devices)
-        self._core = WorkerCore(self._book, drain_s=settings.drain_timeout_s, new_instance=lambda: secrets.token_hex(6))
+        self._cgroups = cgroups
+        self._oversight = Oversight(settings, cgroups)
+        self._core = WorkerCore(
+            self._book,
+            drain_s=settings.drain_timeout_s,
+            new_instance=lambda: secrets.token_hex(6),
+            profiles_memory=_profiles_memory,
+        )
+        self.builds = Builds(environments)
+        """The environments of engines that are being built here."""
+        self.offers: Offers = {}
+        """What this worker can run now."""
+        self._environments = environments
+        self._preparations = Preparations(ReplicaPythons(environments, self.builds), self.post)
         self._processes: dict[str, ReplicaProcess] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,7 +101,8 @@ class WorkerRuntime:
         return self._core.statuses()
 
     async def adopt(self) -> None:
-        """Take over the processes that an earlier worker of this slot left running."""
+        """Take over the processes that an earlier worker of this slot left running. Before all else."""
+        self._judge(self._look)
         newest: dict[str, ReplicaProcess] = {}
         for folder, order, process_id in self._folders.living():
             process = ReplicaProcess(folder, order, process_id)
@@ -96,6 +129,7 @@ class WorkerRuntime:
     def watch(self, devices: DeviceWatch) -> None:
         """Look at the devices from time to time, until ``detach``."""
         self._run(watch_devices(devices, self._settings.device_period_s, self._tenants, self._take))
+        self._run(watch_offers(self._environments, self._settings.device_period_s, self.offers, self._offer))
 
     def post(self, event: Event) -> None:
         """Let the core handle an event, and carry out what it says."""
@@ -124,6 +158,8 @@ class WorkerRuntime:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._preparations.close()
+        await self.builds.close()
 
     def log_of(self, replica_id: str, lines: int) -> str:
         """The last lines of a replica's log. Raises NotFound."""
@@ -133,23 +169,29 @@ class WorkerRuntime:
         match command:
             case Spawn():
                 self._spawn(command)
+            case End(instance) if self._preparations.cancel(instance):
+                pass
             case End(instance, drain_s):
                 log.info("ending replica %s", self._processes[instance].order.replica_id)
                 self._run(self._processes[instance].end(drain_s))
-            case Kill(instance):
-                log.warning("killing replica %s, which hangs", self._processes[instance].order.replica_id)
+            case Kill(instance, why):
+                log.warning("killing replica %s: %s", self._processes[instance].order.replica_id, why)
                 self._processes[instance].kill()
             case Report():
                 self.changed.set()
 
     def _spawn(self, command: Spawn) -> None:
+        deployment = command.assignment.deployment
+        self._preparations.begin(command.instance, deployment, lambda python: self._start(command, python))
+
+    def _start(self, command: Spawn, python: HeldPython) -> None:
         assignment = command.assignment
         devices = {device.device_id: device for device in self.devices}
         gone = [piece.device_id for piece in command.lease.slices if piece.device_id not in devices]
         if gone:  # it was adopted, and the device did not outlive the worker that had it
             self.post(Ended(command.instance, f"there is no device {gone[0]} here any more", load_error=True))
             return
-        granted = grant(command.lease, assignment.deployment, devices, self._look.means)
+        granted = grant(command.lease, assignment.deployment, devices, self._look.means, command.instance)
         order = LaunchOrder(
             replica_id=assignment.replica_id,
             instance=command.instance,
@@ -159,17 +201,39 @@ class WorkerRuntime:
             threads=granted.threads,
             host=self._host,
             lease_s=self._settings.replica_lease_s,
-            env=granted.env,
+            env=granted.env | python.variables,
             budgets=granted.budgets,
+            python=python.path,
         )
         try:
-            process = ReplicaProcess.start(self._folders.create(order), order, self._settings)
+            self._prepare(command.instance, limits(command.lease, devices))
+            with python.handed_over() as inherits:
+                process = ReplicaProcess.start(self._folders.create(order), order, self._settings, inherits)
         except OSError as error:
             self.post(Ended(command.instance, f"its process could not be started: {describe(error)}"))
             return
         log.info("started replica %s, process %d", order.replica_id, process.process.pid)
+        self._oversight.started(order.replica_id)
         self.post(Started(command.instance, process.process.pid))
         self._follow(process)
+        self._confine(process)
+
+    def _prepare(self, instance: str, limits: Mapping[str, str]) -> None:
+        """Make what holds a process before there is one. Raises OSError."""
+        remove_region(instance)
+        if self._cgroups is not None and limits:
+            self._cgroups.create(instance, limits)
+
+    def _confine(self, process: ReplicaProcess) -> None:
+        """Put a process that has just started where it is held; one that stays outside must not run."""
+        if self._cgroups is None or not self._cgroups.has(process.instance):
+            return
+        try:
+            self._cgroups.enter(process.instance, process.process.pid)
+        except OSError as error:
+            why = describe(error)
+            log.error("killing replica %s: it cannot enter its cgroup: %s", process.order.replica_id, why)  # noqa: TRY400  where this is in our code says nothing
+            process.kill()
 
     def _follow(self, process: ReplicaProcess) -> None:
         self._processes[process.instance] = process
@@ -179,6 +243,7 @@ class WorkerRuntime:
     def _on_news(self, event: Event) -> None:
         if isinstance(event, Ended):
             process = self._processes.pop(event.instance)
+            event = self._clear_up(process, event)
             why = "as asked" if process.ending else event.reason.partition("\n")[0]
             log.info("replica %s ended: %s", process.order.replica_id, why)
             self._folders.bury(process.folder, failed=not process.ending)
@@ -186,19 +251,48 @@ class WorkerRuntime:
                 self._idle.set()
         self.post(event)
 
+    def _clear_up(self, process: ReplicaProcess, ended: Ended) -> Ended:
+        """Remove what held a process; its end, in better words where that is what ended it."""
+        remove_region(process.instance)
+        if self._cgroups is None:
+            return ended
+        killed = self._cgroups.was_killed(process.instance)
+        self._cgroups.remove(process.instance)
+        if not killed:
+            return ended
+        mib = sum(piece.memory_mib for piece in process.order.slices if piece.device_id == CPU)
+        reason = f"it needed more than its {mib} MiB of main memory, and the kernel ended it; give it more (--gpumem)"
+        return replace(ended, reason=f"{reason}\n{ended.reason}")
+
+    def _offer(self, offers: Offers) -> None:
+        self.offers = offers
+        self.changed.set()
+
     def _tenants(self) -> list[Tenant]:
         return [
-            Tenant(process.order.replica_id, process.process.pid, process.order.slices)
+            Tenant(
+                process.order.replica_id,
+                process.process.pid,
+                process.order.slices,
+                own_region(process.order.env, process.instance),
+            )
             for process in self._processes.values()
         ]
 
     def _take(self, look: Look) -> None:
-        before, self._look = self._look, look
-        if look.devices != before.devices:
+        if look.devices != self.devices:
             self._book.update(look.devices)
             self.changed.set()
         self._book.observe(look.uses)
-        self.post(Tick())  # what waited for room may have it now
+        self._judge(look)  # also, what waited for room may have it now
+
+    def _judge(self, look: Look) -> None:
+        running = {
+            process.order.replica_id: Running(process.instance, process.process.pid)
+            for process in self._processes.values()
+        }
+        self._look, looked = self._oversight.take(look, self._book.leases, running, self._clock())
+        self.post(looked)
 
     def _schedule_tick(self) -> None:
         if self._tick is not None:
@@ -218,6 +312,10 @@ class WorkerRuntime:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a task of the worker failed", exc_info=task.exception())
+
+
+def _profiles_memory(engine: str) -> bool:
+    return bool(getattr(plugins.engines().get(engine), "profiles_memory", False))
 
 
 def _age(process: ReplicaProcess) -> tuple[int, float]:

@@ -5,13 +5,15 @@ import pytest
 
 from xinfer.devices import Device
 from xinfer.ops import Kind
-from xinfer.protocol import EngineOffer, ReplicaStatus, WorkerHello, WorkerReport
+from xinfer.protocol import Cordon, EngineOffer, ReplicaStatus, WorkerHello, WorkerReport
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState, ResourceRequest
 from xinfer.supervisor.cluster import Cluster, Patience
 from xinfer.supervisor.events import (
+    Cordoned,
     DeploymentSet,
     Tick,
+    Uncordoned,
     WorkerJoined,
     WorkerLeft,
     WorkerReported,
@@ -36,7 +38,7 @@ def deployment(uid="m", *, replicas=1, revision=1, memory_mib=100, worker=None, 
 class FakeWorker:
     """Does at once what it is told, and keeps its replicas over restarts as a real one does."""
 
-    def __init__(self, world, name, memory_mib=1000, engines=("echo",)):
+    def __init__(self, world, name, memory_mib=1000, engines=("echo",), devices=()):
         self.world = world
         self.hello = WorkerHello(
             worker_id=name,
@@ -45,11 +47,12 @@ class FakeWorker:
             address=f"{name}:1",
             host_id=name,
             version="0",
-            devices=(Device(device_id="cpu0", kind="cpu", memory_mib=memory_mib, cores=4),),
+            devices=tuple(devices) or (Device(device_id="cpu0", kind="cpu", memory_mib=memory_mib, cores=4),),
             engines={engine: EngineOffer(True) for engine in engines},
         )
         self.sequence = 0
         self.statuses = {}
+        self.uses = ()
 
     def join(self):
         return self.world.handle(WorkerJoined(self.hello, self._report(), self.world.now))
@@ -82,7 +85,36 @@ class FakeWorker:
             incarnation=self.hello.incarnation,
             sequence=self.sequence,
             replicas=tuple(self.statuses.values()),
+            uses=self.uses,
         )
+
+    def see(self, *uses):
+        """Report this of the devices."""
+        self.uses = uses
+        return self.report()
+
+    def become(self, device_id, **fields):
+        """Say hello again with one device that is different now."""
+        devices = tuple(
+            msgspec.structs.replace(device, **fields) if device.device_id == device_id else device
+            for device in self.hello.devices
+        )
+        self.hello = msgspec.structs.replace(self.hello, devices=devices)
+        return self.join()
+
+    def lose(self, device_id, reason="it is not there any more"):
+        return self.become(device_id, healthy=False, health_reason=reason)
+
+
+def gpu(number, memory_mib=1000):
+    return Device(
+        device_id=f"gpu-{number}",
+        kind="cuda",
+        index=number,
+        uuid=f"GPU-{number}",
+        memory_mib=memory_mib,
+        cores=100,
+    )
 
 
 def status_of(item, state, **fields):
@@ -104,7 +136,7 @@ def status_of(item, state, **fields):
 class World:
     """A cluster core with a clock that only tests move."""
 
-    def __init__(self, *, epoch=1, deployments=(), known=(), now=1000.0):
+    def __init__(self, *, epoch=1, deployments=(), known=(), cordons=(), now=1000.0):
         self.now = now
         self.cluster = Cluster(
             epoch=epoch,
@@ -113,6 +145,7 @@ class World:
             now=now,
             deployments=deployments,
             known_workers=known,
+            cordons=cordons,
         )
 
     def handle(self, event):
@@ -125,6 +158,13 @@ class World:
 
     def set(self, wanted, drop=""):
         return self.handle(DeploymentSet(wanted, self.now, drop))
+
+    def cordon(self, worker_id, device_id="", *, drain=False):
+        cordon = Cordon(worker_id=worker_id, device_id=device_id, drain=drain, since=self.now)
+        return self.handle(Cordoned(cordon, self.now))
+
+    def uncordon(self, worker_id, device_id=""):
+        return self.handle(Uncordoned((worker_id, device_id), self.now))
 
     def pass_time(self, seconds, step=1.0, reporting=()):
         commands = []
@@ -153,7 +193,8 @@ def of(kind, commands):
 def restarted(old, *, known=("a", "b")):
     """The world after a restart of its supervisor, with the same store."""
     models = [model.deployment for model in old.cluster.models.values()]
-    return World(epoch=old.cluster.epoch + 1, deployments=models, known=known, now=old.now)
+    cordons = old.cluster.cordons.values()
+    return World(epoch=old.cluster.epoch + 1, deployments=models, known=known, cordons=cordons, now=old.now)
 
 
 @pytest.fixture
@@ -180,6 +221,11 @@ def deployment_maker():
 @pytest.fixture(name="restarted")
 def restart():
     return restarted
+
+
+@pytest.fixture(name="gpu")
+def gpu_maker():
+    return gpu
 
 
 @pytest.fixture(name="of")

@@ -1,9 +1,8 @@
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from xinfer import __version__
 from xinfer.api.state import state_of
 from xinfer.errors import NotReady
-from xinfer.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 
@@ -20,10 +19,3 @@ async def ready(request: Request) -> dict[str, str]:
     if not state_of(request).gateway.table.epoch:
         raise NotReady("no route table has come from the supervisor yet", retry_after=1)
     return {"status": "ready"}
-
-
-@router.get("/metrics", summary="Prometheus metrics of this gateway")
-async def metrics(request: Request) -> Response:
-    """In the Prometheus text format."""
-    state = state_of(request)
-    return Response(state.metrics.exposition(state.gateway.loads()), media_type=CONTENT_TYPE)

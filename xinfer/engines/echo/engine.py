@@ -10,7 +10,18 @@ import msgspec
 from msgspec import Meta
 
 from xinfer.devices import Grant
-from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Available, Call, Frame, Load, Match, Progress, parse_options
+from xinfer.engines.base import (
+    JSON_HEAD,
+    SSE_HEAD,
+    Available,
+    Call,
+    EngineMemory,
+    Frame,
+    Load,
+    Match,
+    Progress,
+    parse_options,
+)
 from xinfer.engines.echo.hashing import embed, rerank
 from xinfer.engines.echo.pace import Metronome
 from xinfer.engines.echo.text import Answer, last_user_text, tokens_of
@@ -61,6 +72,8 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Raise in every request after so many."""
     break_after: Annotated[int, Meta(ge=0)] | None = None
     """The same, and say that the engine is broken for good, so that its replica is started anew."""
+    leak_mib: Annotated[int, Meta(ge=0)] = 0
+    """Take so many MiB of main memory with every request, and never give them back."""
 
 
 class EchoEngine:
@@ -68,11 +81,12 @@ class EchoEngine:
 
     name: ClassVar[str] = "echo"
     title: ClassVar[str] = "repeats its input; for tests, benchmarks and trying a cluster"
-    ops: ClassVar[frozenset[Op]] = frozenset(Op)
+    ops: ClassVar[frozenset[Op]] = frozenset({Op.CHAT, Op.COMPLETION, Op.EMBEDDING, Op.RERANK})
     formats: ClassVar[frozenset[Format]] = frozenset({Format.NONE})
     install: ClassVar[str] = ""
     preference: ClassVar[int] = 0
     Options: ClassVar[type[EchoOptions]] = EchoOptions
+    memory: ClassVar[EngineMemory] = EngineMemory(cpu_mib=128, accelerator_mib=0)
 
     @classmethod
     def available(cls) -> Available:
@@ -93,6 +107,7 @@ class EchoEngine:
         self._running = 0
         self._tokens = 0
         self._failure = ""
+        self._leaked: list[bytearray] = []
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:  # noqa: ARG002  the contract
         """Nothing to load, but it can take its time, fail or crash."""
@@ -148,6 +163,8 @@ class EchoEngine:
         if options.break_after is not None and seen >= options.break_after:
             self._failure = "echo was told to break"
             raise RuntimeError(self._failure)
+        if options.leak_mib:
+            self._leaked.append(bytearray(b"\1") * (options.leak_mib << 20))  # zeros would take none until written
 
     async def _chat(self, call: Call) -> AsyncGenerator[Frame, None]:
         async with self._under_way():

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import msgspec
 
 from xinfer.devices import Grant
-from xinfer.engines.base import JSON_HEAD, Available, Call, Frame, Match, Progress, parse_options
+from xinfer.engines.base import JSON_HEAD, Available, Call, EngineMemory, Frame, Match, Progress, parse_options
 from xinfer.engines.batch_engine import BatchEngine, Prepared
 from xinfer.engines.batch_queue import BatchLimits
 from xinfer.engines.sentence_transformers.folder import ModelFolder
-from xinfer.engines.sentence_transformers.options import Options
+from xinfer.engines.sentence_transformers.options import TOKENS_ON_ACCELERATOR, TOKENS_PER_THREAD, Options
 from xinfer.engines.torch_device import pick_device
 from xinfer.errors import ContextOverflow, EngineFailed, InvalidRequest, UnsupportedParameter, XinferError
 from xinfer.ops import Kind, Op
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LARGE_BODY = 256 * 1024
 """Bytes of a request from which on decoding it is left to a thread."""
+PLANNED_THREADS = 4
+"""CPU threads that an estimate counts on; how many a replica gets is known only when it starts."""
 LARGE_ANSWER = 100_000
 """Numbers of an answer from which on encoding it is left to a thread."""
 
@@ -53,6 +55,15 @@ class SentenceTransformersEngine(BatchEngine):
     install: ClassVar[str] = 'pip install "xinfer[sentence-transformers]"'
     preference: ClassVar[int] = 50
     Options: ClassVar[type[msgspec.Struct]] = Options
+    memory: ClassVar[EngineMemory] = EngineMemory(
+        cpu_mib=304,
+        dtype_options=("dtype",),
+        cpu_dtype="float32",
+        context_options=("max_length",),
+        batch_token_options=("max_batch_tokens",),
+        batch_tokens=TOKENS_ON_ACCELERATOR,
+        cpu_batch_tokens=PLANNED_THREADS * TOKENS_PER_THREAD,
+    )
 
     _model: "Model"
 

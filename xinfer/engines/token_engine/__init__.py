@@ -11,6 +11,7 @@ from xinfer.engines.token_engine.engine import HONOURED, LoadedModel, TokenEngin
 from xinfer.engines.token_engine.loop import Runner
 from xinfer.engines.token_engine.prompts import Limits
 from xinfer.engines.token_engine.sequence import Candidates, Ending, Progress, Sequence
+from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Progress",
     "Runner",
     "Sequence",
+    "Shield",
     "TokenEngine",
     "Tokenizer",
 ]

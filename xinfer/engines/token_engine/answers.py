@@ -1,6 +1,5 @@
 """From pieces of answers to the bytes of chat and completion responses."""
 
-import secrets
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -15,11 +14,6 @@ from xinfer.protocols.completions import CompletionChoice, CompletionLogprobs, C
 
 LEAST_LOGPROB = -9999.0
 """What OpenAI says for a token that is next to impossible; JSON has no infinity."""
-
-
-def new_call_id() -> str:
-    """The id of a tool call."""
-    return f"call_{secrets.token_hex(12)}"
 
 
 class Answer(Protocol):

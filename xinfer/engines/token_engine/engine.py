@@ -11,6 +11,7 @@ import msgspec
 from xinfer.devices import Grant
 from xinfer.engines import base
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Available, Call, Frame, Load, Match, parse_options
+from xinfer.engines.token_engine.constraint import GrammarCompiler
 from xinfer.engines.token_engine.job import Job, JobMaker
 from xinfer.engines.token_engine.loop import Runner, StepLoop
 from xinfer.engines.token_engine.prompts import Limits
@@ -44,7 +45,10 @@ HONOURED = frozenset(
         "top_logprobs",
         "echo",
         "tools",
+        "tool_choice",
+        "strict_tools",
         "parallel_tool_calls",
+        "structure",
         "chat_template_kwargs",
         "enable_thinking",
         "reasoning_effort",
@@ -63,6 +67,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     template: ChatTemplate | None
     limits: Limits
+    control_tokens: frozenset[str] = frozenset()
+    """Marks that steer the model when a template writes them, and are mere text in what clients write."""
 
 
 OptionsT = TypeVar("OptionsT", bound=msgspec.Struct)
@@ -104,12 +110,23 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
     def __init__(self) -> None:
         self._jobs: JobMaker | None = None
         self._steps: StepLoop | None = None
+        self._grammars: GrammarCompiler | None = None
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: base.Progress) -> None:
         """Load the model in a thread, and start the thread that runs it."""
         parsed: Any = parse_options(self.Options, options, self.name)
         model = await asyncio.to_thread(self.open_model, spec, parsed, grant, progress)
-        self._jobs = JobMaker(model.tokenizer, model.template, model.limits, self.honoured, self.name)
+        self._jobs = JobMaker(
+            model.tokenizer,
+            model.template,
+            model.limits,
+            self.honoured,
+            self.name,
+            control_tokens=model.control_tokens,
+        )
+        grammars = GrammarCompiler(model.tokenizer, model.limits.stop_ids)
+        await asyncio.to_thread(grammars.prepare)
+        self._grammars = grammars
         self._steps = StepLoop(model.runner, name=f"{self.name}-steps")
 
     async def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -119,12 +136,15 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
             InvalidRequest: the request is wrong, or asks for what the model cannot do.
             EngineFailed: the thread that runs the model has died.
         """
-        if self._jobs is None or self._steps is None:
+        if self._jobs is None or self._steps is None or self._grammars is None:
             raise NotReady("the model is not loaded yet", retry_after=1)
         if len(call.body) < LARGE_BODY:
             job = self._jobs.make(call, int(time.time()))
         else:
             job = await asyncio.to_thread(self._jobs.make, call, int(time.time()))
+        if job.grammar is not None:
+            known = self._grammars.cached(job.grammar)
+            job.constraints = known or await asyncio.to_thread(self._grammars.compile, job.grammar)
         request = RunningRequest(job)
         steps = self._steps
         steps.submit(request.sequences)
@@ -149,7 +169,7 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
 
     async def close(self) -> None:
         """End the thread; requests under way fail. Memory goes with the engine object."""
-        steps, self._steps, self._jobs = self._steps, None, None
+        steps, self._steps, self._jobs, self._grammars = self._steps, None, None, None
         if steps is not None:
             await asyncio.to_thread(steps.close)
 

@@ -1,23 +1,26 @@
 """A request made ready: checked, tokenized, with a writer for its answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from xinfer.engines.base import Call
-from xinfer.engines.token_engine.answers import Answer, ChatAnswer, CompletionAnswer, new_call_id
+from xinfer.engines.token_engine.answers import Answer, ChatAnswer, CompletionAnswer
+from xinfer.engines.token_engine.constraint import Constraints
 from xinfer.engines.token_engine.prompts import Limits, Prompt, chat_prompt, completion_prompts, sampling_for
 from xinfer.engines.token_engine.sequence import Candidates
+from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.text import AnswerText
 from xinfer.engines.token_engine.tokenizer import Tokenizer
-from xinfer.errors import UnsupportedParameter
+from xinfer.errors import InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
-from xinfer.generation.reasoning import ReasoningSplitter, has_reasoning
+from xinfer.generation.grammar import CallRules, Grammar, answer_grammar
+from xinfer.generation.reasoning import reasoning_form
 from xinfer.generation.sampling import Sampling
-from xinfer.generation.tool_calls import ToolCallParser, has_tool_calls
+from xinfer.generation.tool_calls import Tool, new_call_id, read_tools, tool_form
 from xinfer.ops import Op
-from xinfer.protocols.chat import ChatWriter, parse_chat
+from xinfer.protocols.chat import ChatRequest, ChatWriter, parse_chat
 from xinfer.protocols.completions import CompletionWriter, parse_completion
 from xinfer.protocols.decoding import GenerationRequest, refuse_unsupported
 
@@ -36,6 +39,10 @@ class Job(msgspec.Struct, kw_only=True):
     """Tokens are looked at as they come: somebody reads along, or text may end the answer."""
     new_text: Callable[[Prompt, Sampling], AnswerText]
     answer: Answer
+    grammar: Grammar | None = None
+    """What the answers may be, where that is not left to the model."""
+    constraints: Constraints | None = None
+    """That grammar, compiled: to be set before the job is run."""
     prompt_candidates: list[list[Candidates | None]] = []
     """For each choice, filled while it runs; only where the prompt's log probabilities are asked for."""
 
@@ -50,15 +57,18 @@ class JobMaker:
         limits: Limits,
         honoured: AbstractSet[str],
         engine: str,
+        *,
+        control_tokens: Collection[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._limits = limits
         self._honoured = honoured
         self._engine = engine
+        self._shield = Shield(control_tokens)
         source = template.source if template else ""
-        self._thinks = template is not None and has_reasoning(source, tokenizer.vocabulary)
-        self._calls_tools = has_tool_calls(source)
+        self._reasoning = None if template is None else reasoning_form(source, tokenizer.vocabulary)
+        self._tool_form = tool_form(source)
 
     def make(self, call: Call, created: int) -> Job:
         """Read a request.
@@ -75,29 +85,37 @@ class JobMaker:
     def _chat(self, call: Call, created: int) -> Job:
         request = parse_chat(call.body)
         refuse_unsupported(request, self._honoured, self._engine)
-        if request.active_tools and not self._calls_tools:
+        if request.active_tools and self._tool_form is None:
             raise UnsupportedParameter("this model does not write tool calls; leave 'tools' out", param="tools")
-        prompt = chat_prompt(request, self._template, self._tokenizer)
+        prompt = chat_prompt(request, self._template, self._tokenizer, self._shield)
         writer = ChatWriter(
             f"chatcmpl-{request.request_id or call.request_id}",
             call.model or request.model,
             created,
             include_usage=request.include_usage,
         )
-        tools = bool(request.active_tools)
-        single = request.parallel_tool_calls is False
+        form = self._tool_form if request.active_tools else None
+        tools = read_tools(request.active_tools or ())
+        single = request.parallel_tool_calls is False or isinstance(request.tool_choice, dict)
 
         def new_text(prompt: Prompt, sampling: Sampling) -> AnswerText:
             return AnswerText(
                 self._tokenizer.detokenizer(),
                 request.stop_strings,
                 min_tokens=sampling.min_tokens,
-                reasoning=ReasoningSplitter(prompt.text) if self._thinks else None,
-                tools=ToolCallParser(new_call_id, single=single) if tools else None,
+                reasoning=self._reasoning.splitter(prompt.text) if self._reasoning else None,
+                tools=form.parser(lambda: new_call_id(form), tools, single=single) if form else None,
             )
 
         answer = ChatAnswer(writer, self._tokenizer, with_logprobs=bool(request.logprobs))
-        return self._job(request, [prompt], new_text, answer, eager=tools and single)
+        job = self._job(request, [prompt], new_text, answer, eager=bool(form) and single)
+        calls = None
+        if form is not None:
+            forced = request.tool_choice == "required" or isinstance(request.tool_choice, dict)
+            calls = CallRules(form=form, tools=_callable(request, tools), forced=forced, single=single)
+        job.grammar = answer_grammar(request.structure, calls, self._reasoning, prompt.text)
+        _check_grammar(request, job.grammar)
+        return job
 
     def _completion(self, call: Call, created: int) -> Job:
         request = parse_completion(call.body)
@@ -123,6 +141,8 @@ class JobMaker:
             echoed=echoed if request.echo else (),
         )
         job = self._job(request, prompts, new_text, answer, eager=False)
+        job.grammar = answer_grammar(request.structure, None, None, "")
+        _check_grammar(request, job.grammar)
         if request.echo and request.logprobs is not None:
             job.prompt_candidates = scored
         return job
@@ -146,3 +166,26 @@ class JobMaker:
             new_text=new_text,
             answer=answer,
         )
+
+
+def _callable(request: ChatRequest, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """The tools that may be called: one where the request names it."""
+    choice = request.tool_choice
+    if not isinstance(choice, dict):
+        return tools
+    return tuple(tool for tool in tools if tool.name == choice["function"]["name"])
+
+
+def _check_grammar(request: GenerationRequest, grammar: Grammar | None) -> None:
+    """A grammar says where an answer ends; nothing else can.
+
+    Raises:
+        InvalidRequest: the request wants both.
+    """
+    if grammar is None:
+        return
+    for name in ("min_tokens", "ignore_eos"):
+        if getattr(request, name):
+            raise InvalidRequest(
+                f"{name!r} cannot be combined with {grammar.param!r}, which says where the answer ends", param=name
+            )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 from xinfer.errors import ContextOverflow, InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
@@ -36,8 +37,16 @@ class Prompt(msgspec.Struct, frozen=True):
     text: str
 
 
-def chat_prompt(request: ChatRequest, template: ChatTemplate | None, tokenizer: Tokenizer) -> Prompt:
+def chat_prompt(
+    request: ChatRequest, template: ChatTemplate | None, tokenizer: Tokenizer, shield: Shield | None = None
+) -> Prompt:
     """Render and tokenize the messages.
+
+    Args:
+        request: with the messages.
+        template: the model's.
+        tokenizer: the model's.
+        shield: keeps what is in the messages from steering the model; ``None``: the tokenizer knows the difference.
 
     Raises:
         InvalidRequest: the model has no chat template, or it refuses these messages.
@@ -52,8 +61,17 @@ def chat_prompt(request: ChatRequest, template: ChatTemplate | None, tokenizer: 
     elif request.thinking and "enable_thinking" not in template.variables:
         name = "enable_thinking" if request.enable_thinking else "reasoning_effort"
         raise UnsupportedParameter(f"this model cannot be told to think; leave {name!r} out", param=name)
-    text = template.render(request.messages, request.active_tools, arguments)
-    return Prompt(tokenizer.encode(text, add_special=False), text)
+    written, cut = (request.messages, request.active_tools, arguments), ""
+    if shield is not None:
+        written, cut = shield.cut(written)
+    text = template.render(*written)
+    if not cut:
+        return Prompt(tokenizer.encode(text, add_special=False), text)
+    first, *rest = text.split(cut)
+    ids = tokenizer.encode(first, add_special=False)
+    for part in rest:
+        ids += tokenizer.encode(part, add_special=False)
+    return Prompt(ids, text.replace(cut, ""))
 
 
 def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits: Limits) -> list[Prompt]:

@@ -21,8 +21,17 @@ class RunningRequest:
                 scores = job.prompt_candidates[choice] if job.prompt_candidates else None
                 self._texts.append(job.new_text(prompt, sampling))
                 self.sequences.append(
-                    Sequence(prompt.ids, sampling, self, choice=choice, group=group, prompt_candidates=scores)
+                    Sequence(
+                        prompt.ids,
+                        sampling,
+                        self,
+                        choice=choice,
+                        group=group,
+                        constraint=job.constraints.start() if job.constraints else None,
+                        prompt_candidates=scores,
+                    )
                 )
+        self._choices = job.choices
         self._eager = job.eager
         self._prompt_tokens = sum(len(prompt.ids) for prompt in job.prompts)
         self._arrived: list[Progress] = []
@@ -40,6 +49,7 @@ class RunningRequest:
         self._arrived.append(progress)
         if progress.ending is not None:
             self._running.discard(progress.sequence)
+            self._error = self._error or progress.sequence.refusal
         if self._waiter is not None and (self._eager or not self._running):
             self._wake()
 
@@ -99,7 +109,15 @@ class RunningRequest:
 
     def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(self._prompt_tokens, sum(text.tokens for text in self._texts))
+        # A prompt counts once, whatever the number of choices, and so does what was known of it.
+        cached = sum(sequence.cached for sequence in self.sequences[:: self._choices])
+        thoughts = [text.thought_tokens for text in self._texts if text.thought_tokens is not None]
+        return Usage(
+            self._prompt_tokens,
+            sum(text.tokens for text in self._texts),
+            cached,
+            reasoning_tokens=sum(thoughts) if thoughts else None,
+        )
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

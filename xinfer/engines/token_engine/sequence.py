@@ -5,6 +5,8 @@ import secrets
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
+from xinfer.engines.token_engine.constraint import Constraint
+from xinfer.errors import InvalidRequest
 from xinfer.generation.sampling import Sampling
 
 
@@ -15,6 +17,15 @@ class Ending(StrEnum):
     """Its last token is one that ends answers, and is not shown."""
     LENGTH = "length"
     """``max_tokens``, or the end of the context."""
+    COMPLETE = "complete"
+    """Its grammar lets nothing follow its last token, which is shown."""
+    REFUSED = "refused"
+    """It cannot go on; see ``Sequence.refusal``. Its last token means nothing."""
+
+    @property
+    def finish_reason(self) -> str:
+        """The word on the wire."""
+        return "length" if self is Ending.LENGTH else "stop"
 
 
 class Candidates(NamedTuple):
@@ -53,18 +64,22 @@ class Sequence:
         receiver: who waits for the tokens.
         choice: the index of the answer in its request.
         group: sequences with the same group have the same prompt, and may share the work on it.
+        constraint: what it may write, where that is not left to the model. A runner masks by it before it chooses.
         prompt_candidates: where to put the candidates at each prompt token, before the first new token is reported;
             ``None``: nobody asked for them.
     """
 
     __slots__ = (
+        "cached",
         "choice",
+        "constraint",
         "generated",
         "group",
         "prompt",
         "prompt_candidates",
         "random",
         "receiver",
+        "refusal",
         "sampling",
         "state",
     )
@@ -77,6 +92,7 @@ class Sequence:
         *,
         choice: int = 0,
         group: object = None,
+        constraint: Constraint | None = None,
         prompt_candidates: list[Candidates | None] | None = None,
     ) -> None:
         self.prompt = prompt
@@ -84,18 +100,33 @@ class Sequence:
         self.receiver = receiver
         self.choice = choice
         self.group = group
+        self.constraint = constraint
+        self.refusal: InvalidRequest | None = None
+        """Why it cannot go on."""
         self.generated: list[int] = []
         self.prompt_candidates = prompt_candidates
         # A generator of its own: what others sample at the same time changes nothing. Choices of one request with a
         # seed differ from each other, and come out the same every time.
         seed = secrets.randbits(64) if sampling.seed is None else (sampling.seed << 8) + choice
         self.random = random.Random(seed)  # noqa: S311 - sampling is no secret
+        self.cached = 0
+        """Tokens of the prompt that the runner did not have to read, because it knew them from another sequence."""
         self.state: Any = None
         """For the runner: what it keeps about this sequence."""
 
     def ending_after(self, token: int) -> Ending | None:
-        """Whether the answer is complete with this token, which is already in ``generated``."""
+        """Whether the answer is complete with this token, which is already in ``generated``.
+
+        Runners ask once for every new token, in order: the constraint takes note of it here.
+        """
         sampling = self.sampling
         if token in sampling.stop_ids and len(self.generated) > sampling.min_tokens:
             return Ending.STOP
+        if self.constraint is not None:
+            try:
+                if self.constraint.accept(token):
+                    return Ending.COMPLETE
+            except InvalidRequest as error:
+                self.refusal = error
+                return Ending.REFUSED
         return Ending.LENGTH if len(self.generated) >= sampling.max_tokens else None

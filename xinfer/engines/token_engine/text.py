@@ -6,7 +6,7 @@ import msgspec
 
 from xinfer.engines.token_engine.sequence import Candidates, Ending, Progress
 from xinfer.generation.detokenizer import Detokenizer
-from xinfer.generation.reasoning import ReasoningSplitter
+from xinfer.generation.reasoning import Splitter
 from xinfer.generation.stop import StopStrings
 from xinfer.generation.tool_calls import CallPart, ToolCallParser
 
@@ -59,7 +59,7 @@ class AnswerText:
         stops: Iterable[str] = (),
         *,
         min_tokens: int = 0,
-        reasoning: ReasoningSplitter | None = None,
+        reasoning: Splitter | None = None,
         tools: ToolCallParser | None = None,
     ) -> None:
         self._detokenizer = detokenizer
@@ -74,12 +74,15 @@ class AnswerText:
         """Characters let through by the stop strings."""
         self.tokens = 0
         """Tokens read so far: what usage counts."""
+        self.thought_tokens: int | None = None if reasoning is None else 0
+        """Those of them that were thoughts; ``None``: the model has none."""
         self.complete = False
 
     def feed(self, items: list[Progress]) -> Piece:
         """What these tokens add. Tokens after the end of the answer are not read."""
         piece = Piece()
-        if self._stops is None and self._tools is None and not (items and items[0].candidates):
+        is_plain = self._stops is None and self._tools is None and self._reasoning is None
+        if is_plain and not (items and items[0].candidates):
             self._feed_plain(items, piece)
             return piece
         for item in items:
@@ -125,7 +128,7 @@ class AnswerText:
 
     def _end(self, ending: Ending, piece: Piece) -> None:
         self.complete = True
-        piece.finish = ending.value
+        piece.finish = ending.finish_reason
 
     def _release_scores(self, piece: Piece) -> None:
         """Scores go out with the text of their tokens, not before."""
@@ -137,15 +140,25 @@ class AnswerText:
     def _split(self, text: str, piece: Piece) -> None:
         """Divide text into thoughts, content and calls."""
         if self._reasoning is not None:
-            thoughts, text = self._reasoning.feed(text)
-            piece.thoughts += thoughts
-            if self.complete:
-                thoughts, rest = self._reasoning.flush()
-                piece.thoughts += thoughts
-                text += rest
+            text = self._split_thoughts(text, self._reasoning, piece)
         if self._tools is not None:
             text = self._split_calls(text, self._tools, piece)
         piece.text += text
+
+    def _split_thoughts(self, text: str, reasoning: Splitter, piece: Piece) -> str:
+        """Take the thoughts away. While there may be any, tokens come here one by one: they are counted."""
+        was_thinking = reasoning.thinking
+        thoughts, text = reasoning.feed(text)
+        if was_thinking or reasoning.thinking:
+            self.thought_tokens = (self.thought_tokens or 0) + 1
+        if self.complete:
+            last, rest = reasoning.flush()
+            thoughts += last
+            text += rest
+        if reasoning.over:
+            self._reasoning = None
+        piece.thoughts += thoughts
+        return text
 
     def _split_calls(self, text: str, tools: ToolCallParser, piece: Piece) -> str:
         text, calls = tools.feed(text)
@@ -156,6 +169,6 @@ class AnswerText:
         elif tools.done:
             self._end(Ending.STOP, piece)
         piece.calls = piece.calls + calls
-        if piece.finish == Ending.STOP and tools.count:
+        if piece.finish == "stop" and tools.count:
             piece.finish = "tool_calls"
         return text

@@ -21,5 +21,8 @@ class Tokenizer(Protocol):
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental detokenizer, for one answer."""
 
+    def pieces(self) -> Sequence[bytes]:
+        """What every token id adds to the text of an answer: nothing, where the token is not shown."""
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one token stands for, special tokens included: perhaps a part of a character."""

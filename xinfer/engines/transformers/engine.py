@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from xinfer.devices import Grant
-from xinfer.engines.base import Available, Match, Progress
+from xinfer.engines.base import Available, EngineMemory, Match, Progress
 from xinfer.engines.token_engine import LoadedModel, TokenEngine
 from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
 from xinfer.ops import Kind
@@ -49,6 +49,21 @@ class TransformersEngine(TokenEngine[TransformersOptions]):
     install: ClassVar[str] = 'pip install "xinfer[transformers]"'
     preference: ClassVar[int] = 50
     Options: ClassVar[type[msgspec.Struct]] = TransformersOptions
+    memory: ClassVar[EngineMemory] = EngineMemory(
+        cpu_mib=560,
+        dtype_options=("dtype", "torch_dtype"),
+        cpu_dtype="float32",
+        context_options=("max_model_len", "context_length"),
+        needs_whole_context=False,
+        concurrency_options=("max_num_seqs",),
+        concurrency=TransformersOptions().max_num_seqs,
+        windowed_cache=False,
+        latent_cache=False,
+        batch_token_options=("prefill_chunk",),
+        batch_tokens=TransformersOptions().prefill_chunk,
+        grows=True,
+        cache_overhead=0.25,
+    )
 
     @classmethod
     def available(cls) -> Available:

@@ -22,13 +22,17 @@ from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShap
 from xinfer.engines.transformers.tokenizer import FastTokenizer
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
+from xinfer.generation.marks import shown_marks
 from xinfer.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-PROCESS_MIB = 512
-"""What Python, torch and the work of one step take beside weights and cache."""
+PROCESS_MIB = 560
+"""What Python and torch take beside weights and cache, with what a first step loads of the library."""
+CACHE_SHARE = 0.8
+"""The cache's part of what is left then. The rest is for the work of a step, and for what the allocator keeps when the
+cache grows and has to be copied."""
 LEAST_CACHE_MIB = 64
 """A lease that is smaller than it should be still gets so much cache: the enforcer of the lease decides, not we."""
 
@@ -62,8 +66,8 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
         run_natively(slots, insist=options.implementation == "native")
     slots.cache.resize(CacheShape(1, MIN_LENGTH))
     limits = _cache_limits(slots, options, grant, context)
-    tokenizer = FastTokenizer(folder, slots.vocabulary_size)
     template = load_chat_template(folder)
+    tokenizer = FastTokenizer(folder, slots.vocabulary_size, shown_marks(template.source if template else ""))
     progress("warming up", 1.0)
     generation = _read_json(folder / "generation_config.json")
     return LoadedModel(
@@ -163,7 +167,7 @@ def _cache_limits(slots: SlotModel, options: TransformersOptions, grant: Grant, 
     if grant.lease.slices:
         granted = grant.lease.slices[0].memory_mib
         weights = sum(part.numel() * part.element_size() for part in slots.model.parameters())
-        room = max(granted - PROCESS_MIB - weights // MIB, LEAST_CACHE_MIB)
+        room = max(int((granted - PROCESS_MIB - weights // MIB) * CACHE_SHARE), LEAST_CACHE_MIB)
         positions = min(positions, room * MIB // slots.cache.position_bytes())
     if positions < min(context, MIN_LENGTH):
         raise LoadFailed(

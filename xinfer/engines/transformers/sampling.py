@@ -5,6 +5,7 @@ What a row gets does not depend on the other rows: its random numbers come from 
 
 from collections.abc import Sequence as Rows
 
+import numpy as np
 import torch
 
 from xinfer.engines.token_engine import Candidates, Sequence
@@ -48,7 +49,8 @@ class BatchSampler:
     def __init__(self, sequences: Rows[Sequence], size: int, device: torch.device) -> None:
         self._sequences = list(sequences)
         self._device = device
-        self._is_plain = all(sequence.sampling.is_plain for sequence in self._sequences)
+        self._masked = [row for row, sequence in enumerate(self._sequences) if sequence.constraint is not None]
+        self._is_plain = not self._masked and all(sequence.sampling.is_plain for sequence in self._sequences)
         if self._is_plain:
             return
         self._edits = [
@@ -75,6 +77,8 @@ class BatchSampler:
         scores = logits[self._scored].log_softmax(-1) if self._scored else None
         for row, edit in self._edits:
             edit.apply(logits[row])
+        if self._masked:
+            self._mask(logits)
         tokens = logits.argmax(-1).tolist()
         if self._random:
             uniform = [self._sequences[row].random.random() for row in self._random]
@@ -88,6 +92,17 @@ class BatchSampler:
             wanted = self._sequences[row].sampling.logprobs or 0
             candidates[row] = candidates_at(scores[index], tokens[row], wanted)
         return tokens, candidates
+
+    def _mask(self, logits: torch.Tensor) -> None:
+        """Leave to the rows that have a constraint what that allows. The others are not touched."""
+        size = logits.shape[1]
+        for row in self._masked:
+            constraint = self._sequences[row].constraint
+            mask = None if constraint is None else constraint.mask()
+            if mask is not None:
+                allowed = np.unpackbits(np.frombuffer(mask, np.uint8), count=size, bitorder="little")
+                hidden = torch.from_numpy(allowed).to(self._device) == 0
+                logits[row].masked_fill_(hidden, float("-inf"))
 
 
 class _Edit:

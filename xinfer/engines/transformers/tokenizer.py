@@ -2,16 +2,18 @@
 
 import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from pathlib import Path
 
 import tokenizers
 
-from xinfer.generation import reasoning, tool_calls
-from xinfer.generation.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_pieces
-
-SHOWN_TAGS = (reasoning.START, reasoning.END, tool_calls.OPEN, tool_calls.CLOSE)
-"""Tokens that stay in the text even where the model calls them special, because parsers look for them."""
+from xinfer.generation.detokenizer import (
+    ByteDetokenizer,
+    Detokenizer,
+    MarkedDetokenizer,
+    WindowDetokenizer,
+    byte_pieces,
+)
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE_LETTER = "\u2581"
@@ -24,12 +26,13 @@ class FastTokenizer:
     Args:
         folder: the model's; it has a ``tokenizer.json``.
         vocabulary_size: how many ids the model can produce.
+        marks: tokens that stay in the text even where the model calls them special, because parsers look for them.
 
     Raises:
         FileNotFoundError: there is no ``tokenizer.json``.
     """
 
-    def __init__(self, folder: Path, vocabulary_size: int) -> None:
+    def __init__(self, folder: Path, vocabulary_size: int, marks: Collection[str] = ()) -> None:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no tokenizer.json, which this engine needs to read and write text")
@@ -40,8 +43,12 @@ class FastTokenizer:
         self._tokenizer.no_padding()
         self._ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocabulary: Container[str] = self._ids.keys()
-        pieces = byte_pieces(json.loads(text), vocabulary_size, visible=SHOWN_TAGS)
-        self._pieces = pieces
+        self._size = vocabulary_size
+        content = json.loads(text)
+        self._pieces = byte_pieces(content, vocabulary_size, visible=marks)
+        special = {token["content"]: token["id"] for token in content.get("added_tokens", ()) if token["special"]}
+        self._hidden = frozenset(index for token, index in special.items() if token not in marks)
+        self._marks = {index: token for token, index in special.items() if token in marks}
 
     def id_of(self, token: str) -> int | None:
         """The id of a token as it is written in the model's files."""
@@ -57,7 +64,19 @@ class FastTokenizer:
 
     def detokenizer(self) -> Detokenizer:
         """See the protocol."""
-        return WindowDetokenizer(self.decode) if self._pieces is None else ByteDetokenizer(self._pieces)
+        if self._pieces is not None:
+            return ByteDetokenizer(self._pieces)
+        return MarkedDetokenizer(lambda: WindowDetokenizer(self.decode), self._marks)
+
+    def pieces(self) -> Sequence[bytes]:
+        """See the protocol."""
+        if self._pieces is not None:
+            return self._pieces
+        known = self._tokenizer.id_to_token
+        return [
+            b"" if index in self._hidden or known(index) is None else self.token_bytes(index)
+            for index in range(self._size)
+        ]
 
     def token_bytes(self, token: int) -> bytes:
         """See the protocol."""

@@ -1,12 +1,14 @@
-"""What must survive the supervisor: Deployments, the workers it knew, and two counters."""
+"""What must survive the supervisor: Deployments, the workers it knew, what it observed, and two counters."""
 
+import hashlib
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Table, delete, event, insert, select, update
+from sqlalchemy import Delete, Table, delete, event, insert, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,11 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from xinfer.errors import StoreFailed
+from xinfer.protocol import Cordon
 from xinfer.spec import Deployment
-from xinfer.supervisor.store.schema import SCHEMA_VERSION, deployments, meta, metadata, workers
+from xinfer.supervisor.peaks import Peak
+from xinfer.supervisor.store.schema import SCHEMA_VERSION, cordons, deployments, meta, metadata, peaks, workers
 from xinfer.supervisor.store.urls import async_url
 
 SQLITE_BUSY_MS = 5000
+
+logger = logging.getLogger(__name__)
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -28,6 +34,8 @@ class Remembered(msgspec.Struct, frozen=True):
     last_revision: int
     deployments: tuple[Deployment, ...]
     worker_ids: tuple[str, ...]
+    cordons: tuple[Cordon, ...] = ()
+    peaks: tuple[Peak, ...] = ()
 
 
 class Store:
@@ -55,6 +63,8 @@ class Store:
                 last_revision=await _number(connection, "revision"),
                 deployments=await self._read_deployments(connection),
                 worker_ids=tuple((await connection.execute(select(workers.c.worker_id))).scalars()),
+                cordons=await _read_cordons(connection),
+                peaks=await _read_peaks(connection),
             )
 
     async def put(self, deployment: Deployment, now: float) -> None:
@@ -84,6 +94,24 @@ class Store:
         """Do not wait for this worker at the next start."""
         async with self._transaction("written") as connection:
             await connection.execute(delete(workers).where(workers.c.worker_id == worker_id))
+
+    async def put_cordon(self, cordon: Cordon) -> None:
+        """Write that a worker or a device takes nothing new, in place of what was said of it before."""
+        async with self._transaction("written") as connection:
+            await connection.execute(_cordon_of(cordon.worker_id, cordon.device_id))
+            await connection.execute(insert(cordons).values(**msgspec.structs.asdict(cordon)))
+
+    async def remove_cordon(self, worker_id: str, device_id: str) -> None:
+        """Forget a cordon; there is none: nothing to do."""
+        async with self._transaction("written") as connection:
+            await connection.execute(_cordon_of(worker_id, device_id))
+
+    async def put_peak(self, peak: Peak, now: float) -> None:
+        """Write what was observed, in place of what was before."""
+        digest = hashlib.sha256(msgspec.json.encode(peak.key, order="deterministic")).hexdigest()
+        values = {"document": msgspec.json.encode(peak).decode(), "updated_at": now}
+        async with self._transaction("written") as connection:
+            await _put(connection, peaks, {"digest": digest}, values)
 
     async def close(self) -> None:
         """Give every connection back."""
@@ -132,6 +160,26 @@ class Store:
                 f"the stored deployment {model_uid!r} cannot be read ({error}); delete its row from the table "
                 f"{deployments.name} of {self._url.render_as_string(hide_password=True)} and launch it again"
             ) from error
+
+
+async def _read_cordons(connection: AsyncConnection) -> tuple[Cordon, ...]:
+    rows = await connection.execute(select(cordons).order_by(cordons.c.worker_id, cordons.c.device_id))
+    return tuple(Cordon(**row) for row in rows.mappings())
+
+
+def _cordon_of(worker_id: str, device_id: str) -> Delete:
+    return delete(cordons).where(cordons.c.worker_id == worker_id, cordons.c.device_id == device_id)
+
+
+async def _read_peaks(connection: AsyncConnection) -> tuple[Peak, ...]:
+    """All that can be read: a peak that cannot is observed again, and is no reason not to start."""
+    found = []
+    for digest, document in await connection.execute(select(peaks.c.digest, peaks.c.document)):
+        try:
+            found.append(msgspec.json.decode(document, type=Peak))
+        except msgspec.MsgspecError as error:
+            logger.warning("the stored peak %s cannot be read and is not used: %s", digest, error)
+    return tuple(found)
 
 
 def _engine(url: URL) -> AsyncEngine:

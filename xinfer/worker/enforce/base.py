@@ -7,7 +7,7 @@ from xinfer import plugins
 from xinfer.devices import Budget, Device, DeviceSlice, Grant, Hold, Lease, Strength
 from xinfer.spec import Deployment, Format
 from xinfer.worker.enforce.cpu import granted_threads
-from xinfer.worker.enforce.means import ALLOCATOR, Means
+from xinfer.worker.enforce.means import ALLOCATOR, PRELOAD, Means
 from xinfer.worker.leases import per_device
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -22,14 +22,22 @@ class Enforcer(Protocol):
     def hold(self, device: Device, means: Means, /) -> Hold | None:
         """What it holds on a device, and how firmly; None: nothing, there or here."""
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means, /) -> dict[str, str]:
-        """Variables that hold a process to its lease.
+    def environment(
+        self, lease: Lease, devices: Mapping[str, Device], means: Means, instance: str, /
+    ) -> dict[str, str]:
+        """Variables that hold a process to its lease. ``instance`` names the process, once for ever.
 
         Asked for every replica, also for one that has no slice of a device that it is for.
         """
 
 
-def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device], means: Means) -> Grant:
+LISTS = {ALLOCATOR: ",", PRELOAD: ":"}
+"""Variables that hold a list, and what separates its entries: a deployment adds to ours, and does not replace them."""
+
+
+def grant(
+    lease: Lease, deployment: Deployment, devices: Mapping[str, Device], means: Means, instance: str = ""
+) -> Grant:
     """The lease with the environment of the engine's process; the deployment's own variables win.
 
     Raises:
@@ -38,11 +46,14 @@ def grant(lease: Lease, deployment: Deployment, devices: Mapping[str, Device], m
     env: dict[str, str] = {}
     if deployment.spec.format is not Format.NONE:
         env |= OFFLINE
+    engine = plugins.engines().get(deployment.engine)
+    env |= getattr(engine, "environment", {})  # engines of third parties may be older than the attribute
     for enforcer in _enforcers():
-        env |= enforcer.environment(lease, devices, means)
+        env |= enforcer.environment(lease, devices, means, instance)
     wanted = dict(deployment.envs)
-    if ALLOCATOR in env and ALLOCATOR in wanted:  # a list of options: the later of two wins, and the others stay
-        wanted[ALLOCATOR] = f"{env[ALLOCATOR]},{wanted[ALLOCATOR]}"
+    for variable, separator in LISTS.items():
+        if variable in env and variable in wanted:
+            wanted[variable] = f"{env[variable]}{separator}{wanted[variable]}"
     return Grant(
         lease=lease,
         env=env | wanted,

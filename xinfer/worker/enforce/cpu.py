@@ -30,7 +30,7 @@ class CpuEnforcer:
         """Cores, softly."""
         return Hold(cores="soft") if device.kind == "cpu" else None
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device], _means: Means) -> dict[str, str]:
+    def environment(self, lease: Lease, devices: Mapping[str, Device], _means: Means, _instance: str) -> dict[str, str]:
         """Thread counts of the numeric libraries."""
         threads = str(granted_threads(lease, devices))
         # The tokenizers' own thread pool deadlocks after a fork, and gains nothing on single prompts.

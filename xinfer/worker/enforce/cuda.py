@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from xinfer.devices import Device, Hold, Lease
+from xinfer.worker.enforce.hami_core import obstacle
 from xinfer.worker.enforce.means import Means, cuda_slices
 
 
@@ -16,12 +17,12 @@ class CudaVisibility:
         """Nothing: what is seen can be used up."""
         return None
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device], _means: Means) -> dict[str, str]:
-        """By UUID, which no other count of cards can misread; by index for HAMi-core, which cannot read UUIDs."""
+    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means, _instance: str) -> dict[str, str]:
+        """By UUID, which no other count of cards can misread; by index for HAMi-core, which takes a UUID for card 0."""
         cards = [device for _, device in cuda_slices(lease, devices)]
         if not cards:
             return {}
-        if any(device.source == "hami" for device in cards):
+        if any(device.source == "hami" or obstacle(device, means) is None for device in cards):
             names = [str(device.index) for device in cards]
         else:
             names = [device.uuid or str(device.index) for device in cards]

@@ -18,7 +18,7 @@ class MpsEnforcer:
             return None
         return Hold(memory="hard", cores="hard", per="process")
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means) -> dict[str, str]:
+    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means, _instance: str) -> dict[str, str]:
         """Memory for each card by its place among the visible ones. MPS knows one share of cores for all of them."""
         held = [(piece, device) for piece, device in cuda_slices(lease, devices)]
         if not held or any(self.hold(device, means) is None for _, device in held):

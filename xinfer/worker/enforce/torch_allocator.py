@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from xinfer.devices import Device, Hold, Lease
+from xinfer.worker.enforce.hami_core import obstacle
 from xinfer.worker.enforce.means import ALLOCATOR, Means, cuda_slices
 
 SINCE = (2, 10)
@@ -18,10 +19,12 @@ class TorchAllocatorEnforcer:
     name: ClassVar[str] = "torch"
 
     def hold(self, device: Device, means: Means) -> Hold | None:
-        """Memory, softly, for engines that use torch."""
-        return Hold(memory="soft", per="process") if device.kind == "cuda" and means.torch >= SINCE else None
+        """Memory, softly, for engines that use torch. Not under HAMi-core: the slice is all that torch sees there."""
+        if device.kind != "cuda" or means.torch < SINCE or obstacle(device, means) is None:
+            return None
+        return Hold(memory="soft", per="process")
 
-    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means) -> dict[str, str]:
+    def environment(self, lease: Lease, devices: Mapping[str, Device], means: Means, _instance: str) -> dict[str, str]:
         """One fraction for all cards of a process, because torch has only one: the largest that a slice asks for."""
         fractions = [
             piece.memory_mib * STEPS // total

@@ -36,6 +36,8 @@ class InventoryReading(msgspec.Struct, frozen=True, kw_only=True):
     """For people: readings that disagree, limits that nothing enforces."""
     reason: str = ""
     """For people: why this source has no device."""
+    cards_shown: int = 0
+    """How many cards its driver shows to every process here, also those that are not ours."""
 
 
 class Inventory(Protocol):

@@ -9,7 +9,7 @@ import msgspec
 from xinfer.devices import Device
 from xinfer.settings import device_environment
 from xinfer.worker.hami.slices import CardView, HamiReading, HamiSlice, hami_slices, read_hami
-from xinfer.worker.inventory.base import DeviceReading, InventoryReading, default_reserve_mib
+from xinfer.worker.inventory.base import MIB, DeviceReading, InventoryReading, default_reserve_mib
 from xinfer.worker.inventory.cards import Card, NvmlReading
 from xinfer.worker.inventory.mps import MpsReading, read_mps
 from xinfer.worker.inventory.nvml import Nvml
@@ -61,6 +61,7 @@ def nvidia_devices(
         reading = _device_reading(card, nvml)
         if slices is not None:
             reading = _cut_by_hami(reading, slices[card.parent_uuid])
+            reading = msgspec.structs.replace(reading, used_by_pid=_counted_by_hami(hami, card.parent_uuid))
         if mps.running:
             reading = _cut_by_mps(reading, mps, position)
         if pids_are_ours and slices is None:
@@ -69,7 +70,12 @@ def nvidia_devices(
     reason = "" if readings else "none of the cards that NVML shows is left to this process"
     if not readings and VARIABLE in env:
         reason += f" ({VARIABLE}={env[VARIABLE]})"
-    return InventoryReading(devices=tuple(_among_themselves(readings)), warnings=tuple(warnings), reason=reason)
+    return InventoryReading(
+        devices=tuple(_among_themselves(readings)),
+        warnings=tuple(warnings),
+        reason=reason,
+        cards_shown=len({card.parent_uuid for card in nvml.cards}),
+    )
 
 
 def _device_reading(card: Card, nvml: NvmlReading) -> DeviceReading:
@@ -129,6 +135,19 @@ def _cut_by_hami(reading: DeviceReading, given: HamiSlice) -> DeviceReading:
         used_mib=reading.used_mib if counted else None,
         free_mib=reading.free_mib if counted else None,
     )
+
+
+def _counted_by_hami(hami: HamiReading, uuid: str) -> dict[int, int]:
+    """MiB by process, as HAMi-core counts them: unlike the driver, it knows them by their ids in our container."""
+    region = hami.region
+    if region is None:
+        return {}
+    positions = [position for position, device in enumerate(region.devices) if device.uuid == uuid]
+    return {
+        process.pid: sum(process.used[position] for position in positions) // MIB
+        for process in region.processes
+        if positions
+    }
 
 
 def _cut_by_mps(reading: DeviceReading, mps: MpsReading, position: int) -> DeviceReading:

@@ -1,0 +1,128 @@
+"""Engines with incompatible needs, each in an environment of its own, on one worker. Everything is built offline."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+from fakes.packages.toys import write_toys
+from fakes.packages.wheels import repack
+
+UNUSED = ("scipy", "uv")
+"""Needed by name, not by a replica of the toys: their requirements leave them out."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, open_site):
+    """A running xinfer-local whose own Python knows the toys' engines but has not their library."""
+    root = tmp_path_factory.mktemp("environments")
+    wheels, installed = root / "wheels", root / "installed"
+    write_toys(wheels, installed)
+    repack(wheels, importlib.metadata.requires("xinfer"), without=UNUSED)
+    configuration = root / "pip.conf"
+    configuration.write_text(f"[global]\nno-index = true\nfind-links =\n    {wheels}\n")
+    with open_site(root, device_period_s=0.2) as site:
+        for name in [name for name in site.env if name.startswith(("PIP_", "UV_"))]:
+            del site.env[name]
+        site.env |= {
+            "PYTHONPATH": str(installed),
+            "PIP_CONFIG_FILE": str(configuration),
+            "UV_CACHE_DIR": str(root / "cache"),
+        }
+        site.local()
+        yield site
+
+
+def ask(site, model):
+    body = {"model": model, "messages": [{"role": "user", "content": "Which library?"}]}
+    return site.call("POST", "/v1/chat/completions", json=body).raise_for_status().json()
+
+
+def offer(site, engine):
+    return next(iter(site.get("/v1/engines")[engine].values()))
+
+
+def test_incompatible_engines_serve_at_once_after_their_environments_were_built(site):
+    assert offer(site, "toy_one")["installable"]
+    assert not offer(site, "toy_one")["ok"]
+    site.launch(model_engine="toy_one", model_uid="one", gpumem=64)
+    site.launch(model_engine="toy_two", model_uid="two", gpumem=64)
+    site.launch(model_uid="plain", gpumem=64)
+    first, second = ask(site, "one"), ask(site, "two")
+    assert (first["library"], second["library"]) == ("1.0", "2.0")
+    assert (
+        Path(first["prefix"]).parent.parent == Path(second["prefix"]).parent.parent == site.root / "home/environments"
+    )
+    assert first["prefix"] != second["prefix"]
+    assert ask(site, "plain")["choices"][0]["message"]["content"] == "Which library?", "the worker's own Python"
+
+
+def test_an_environment_in_use_is_not_removed(site):
+    refused = site.run("engine", "remove", "toy_one")
+    assert refused.returncode == 1
+    assert "one-0 runs in it" in refused.stderr
+    listed = json.loads(site.run("engine", "list", "--json").stdout)
+    users = {row["engine"]: (row["state"], row["used_by"]) for row in listed["environments"]}
+    assert users == {"toy_one": ("in use", ["one-0"]), "toy_two": ("in use", ["two-0"])}
+
+
+def test_a_worker_notices_what_is_removed_and_installed(site, wait):
+    wait(lambda: offer(site, "toy_two")["environment"], "it is offered")
+    site.terminate("two")
+    assert site.run("engine", "remove", "toy_two").returncode == 0
+    wait(lambda: not offer(site, "toy_two")["ok"], "it is gone")
+    refused = site.call(
+        "POST", "/v1/models", json={"model_name": "echo", "model_engine": "toy_two", "environment": "none"}
+    )
+    assert refused.status_code == 400
+    installed = site.run("engine", "install", "toy_two")
+    assert installed.returncode == 0, installed.stderr
+    assert "toy_two 2.0 is ready" in installed.stdout
+    wait(lambda: offer(site, "toy_two")["version"] == "2.0", "it is back")
+
+
+def test_packages_of_a_launch_make_an_environment_of_its_own(site):
+    site.launch(model_engine="toy_one", model_uid="newer", virtual_env_packages=["toylib==2.0"], gpumem=64)
+    answer = ask(site, "newer")
+    assert answer["library"] == "2.0", "another version of what the engine requires"
+    assert ask(site, "one")["library"] == "1.0"
+    site.launch(model_engine="toy_one", model_uid="by-path", python=f"{answer['prefix']}/bin/python", gpumem=64)
+    assert ask(site, "by-path")["prefix"] == answer["prefix"]
+
+
+def test_an_environment_that_cannot_be_had_fails_the_launch_with_the_reason(site):
+    body = {"model_name": "echo", "model_engine": "toy_one", "model_uid": "no", "virtual_env_packages": ["toylib==9"]}
+    refused = site.call("POST", "/v1/models", json=body | {"gpumem": 64})
+    assert refused.status_code == 500
+    message = refused.json()["error"]["message"]
+    assert "toylib==9" in message
+    assert "build.log" in message
+
+
+def test_an_operator_builds_on_every_worker(site, wait):
+    begun = site.call("POST", "/v1/engines/toy_two/install", json={"packages": ["toylib==1.0"]})
+    assert begun.status_code == 202
+    wait(lambda: site.get("/v1/engines/toy_two/install")["done"], "it is built")
+    (builds,) = site.get("/v1/engines/toy_two/install")["workers"].values()
+    assert [(build["state"], build["progress"]) for build in builds] == [("ready", 1.0)]
+    assert site.call("POST", "/v1/engines/toy_two/install/cancel").status_code == 404
+    unknown = site.call("POST", "/v1/engines/nobody/install", json={})
+    assert unknown.status_code == 400
+    assert "there is no engine 'nobody'" in unknown.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "param"),
+    [
+        ({"environment": "here"}, "environment"),
+        ({"python": "python3"}, "python"),
+        ({"virtual_env_packages": ["--index-url=x"]}, "virtual_env_packages"),
+        ({"virtual_env_packages": ["toylib"], "enable_virtual_env": False}, "virtual_env_packages"),
+        ({"environment": "own", "enable_virtual_env": False}, "enable_virtual_env"),
+        ({"model_engine": "echo", "environment": "own"}, "model_engine"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused(site, words, param):
+    refused = site.call("POST", "/v1/models", json={"model_name": "echo", **words})
+    assert refused.status_code == 400, refused.text
+    assert refused.json()["error"]["param"] == param

@@ -1,0 +1,263 @@
+"""The HTTP client of pass-through engines, against a server process that behaves in every way that servers do."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xinfer.engines.base import Call, Frame, Head
+from xinfer.engines.passthrough import PATHS, HttpCaller, HttpClient, Origin, check_header
+from xinfer.engines.passthrough.connection import HIGH_WATER
+from xinfer.errors import EndpointFailed, EndpointTimeout, InvalidRequest, TooManyRequests
+from xinfer.ops import Op
+
+ENDPOINT = Path(__file__).parents[1] / "fakes" / "endpoint" / "server.py"
+KEY = {"authorization": "Bearer key-of-the-endpoint"}
+SOCKETS = 4 * 1024 * 1024
+"""What the kernel may hold of a stream that nobody reads, on both sides together."""
+
+
+@contextlib.contextmanager
+def endpoint(*arguments: str) -> Iterator[int]:
+    with subprocess.Popen([sys.executable, str(ENDPOINT), *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def shared_port() -> Iterator[int]:
+    with endpoint() as found:
+        yield found
+
+
+@pytest.fixture
+def port(shared_port) -> int:
+    """Of an endpoint that has seen nothing."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{shared_port}/forget"):
+        return shared_port
+
+
+Use = Callable[[HttpCaller, HttpClient], Awaitable[Any]]
+
+
+def with_caller(port: int, use: Use, **options: Any) -> Any:
+    async def main() -> Any:
+        client = HttpClient(Origin(host="127.0.0.1", port=port), "the endpoint", KEY, **options)
+        try:
+            async with asyncio.timeout(20):
+                return await use(HttpCaller(client, PATHS), client)
+        finally:
+            client.close()
+
+    return asyncio.run(main())
+
+
+def call(model: str, **fields: Any) -> Call:
+    return Call(
+        "the-id", Op.CHAT, json.dumps({"model": model, **fields}).encode(), model, (("traceparent", "00-1-2-3"),)
+    )
+
+
+async def frames(caller: HttpCaller, model: str, **fields: Any) -> list[Frame]:
+    return [frame async for frame in caller.serve(call(model, **fields))]
+
+
+async def seen(client: HttpClient) -> dict[str, Any]:
+    status, body = await client.get("/seen")
+    assert status == 200
+    return json.loads(body)
+
+
+def test_an_answer_comes_as_its_bytes_are(port):
+    async def use(caller, client):
+        head, body = await frames(caller, "plain")
+        assert head == Head(200, ((b"content-type", b"application/json"),))
+        assert json.loads(body)["choices"][0]["message"]["content"] == "one two three"
+        (request,) = (await seen(client))["requests"]
+        assert request["path"] == "/v1/chat/completions"
+        assert request["body"] == '{"model": "plain"}'
+        assert request["headers"]["host"] == f"127.0.0.1:{port}"
+        assert request["headers"]["x-request-id"] == "the-id"
+        assert request["headers"]["traceparent"] == "00-1-2-3"
+        assert request["headers"]["accept-encoding"] == "identity"
+
+    with_caller(port, use)
+
+
+def test_a_stream_comes_whole_and_an_interim_answer_before_it_is_skipped(port):
+    async def use(caller, _client):
+        head, *pieces = await frames(caller, "plain", stream=True)
+        assert head.headers == ((b"content-type", b"text/event-stream"),)
+        assert b"".join(pieces).count(b"data: ") == 4
+
+    with_caller(port, use)
+
+
+def test_one_connection_serves_request_after_request(port):
+    async def use(caller, client):
+        for _ in range(20):
+            await frames(caller, "plain", stream=True)
+            await frames(caller, "plain")
+        assert (await seen(client))["connections"] == 1
+        await asyncio.gather(*[frames(caller, "plain") for _ in range(32)])
+        assert (await seen(client))["connections"] <= 32
+
+    with_caller(port, use)
+
+
+def test_a_kept_connection_that_the_server_has_closed_costs_nothing(port):
+    async def use(caller, client):
+        for _ in range(5):
+            await frames(caller, "once")  # closed right after the answer, perhaps before the next request, perhaps then
+        assert len((await seen(client))["requests"]) == 5
+
+    with_caller(port, use)
+
+
+def test_an_answer_may_end_with_its_connection(port):
+    async def use(caller, _client):
+        _, body = await frames(caller, "until_close")
+        assert body == b"data: all of it\n\n"
+
+    with_caller(port, use)
+
+
+def test_leaving_ends_the_work_at_once(port):
+    async def use(caller, client):
+        stream = caller.serve(call("endless"))
+        assert isinstance(await anext(stream), Head)
+        assert await anext(stream) == b"data: first\n\n"
+        assert caller.running == 1
+        await stream.aclose()
+        assert caller.running == 0
+        while not (await seen(client))["aborted"]:
+            pass
+
+    with_caller(port, use)
+
+
+def test_leaving_before_an_answer_ends_the_work_too(port):
+    async def use(caller, client):
+        waiting = asyncio.ensure_future(frames(caller, "silent"))
+        while not (await seen(client))["requests"]:
+            pass
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        while not (await seen(client))["aborted"]:
+            pass
+
+    with_caller(port, use)
+
+
+def test_a_client_that_does_not_read_holds_the_server_back(port):
+    """What waits here is bounded, whatever the server would like to send."""
+
+    async def use(caller, client):
+        stream = caller.serve(call("flood"))
+        assert isinstance(await anext(stream), Head)
+        await anext(stream)
+        sent, before = (await seen(client))["sent"], -1
+        while sent != before:
+            await asyncio.sleep(0.1)
+            sent, before = (await seen(client))["sent"], sent
+        assert sent < HIGH_WATER + SOCKETS + 1024 * 1024
+        rest = sum([len(piece) async for piece in stream])
+        assert rest > HIGH_WATER
+
+    with_caller(port, use)
+
+
+@pytest.mark.parametrize("model", ["cut", "rude"])
+def test_an_answer_that_breaks_off_is_no_answer(port, model):
+    async def use(caller, _client):
+        with pytest.raises(EndpointFailed, match="the endpoint broke off its answer"):
+            await frames(caller, model)
+        assert caller.running == 0
+
+    with_caller(port, use)
+
+
+def test_silence_has_an_end(port):
+    async def use(caller, _client):
+        with pytest.raises(EndpointTimeout, match=r"nothing came for 0\.05 s"):
+            await frames(caller, "silent")
+        stream = caller.serve(call("endless"))
+        assert isinstance(await anext(stream), Head)
+        await anext(stream)
+        with pytest.raises(EndpointTimeout):
+            await anext(stream)
+
+    with_caller(port, use, patience_s=0.05)
+
+
+def test_errors_become_ours(port):
+    async def use(caller, _client):
+        with pytest.raises(InvalidRequest, match="it is 400") as refused:
+            await frames(caller, "400")
+        assert refused.value.param == "p"
+        with pytest.raises(TooManyRequests, match="it is 429"):
+            await frames(caller, "429")
+
+    with_caller(port, use)
+
+
+def test_a_server_that_is_not_there():
+    async def use(caller, _client):
+        with pytest.raises(EndpointFailed, match="the endpoint cannot be reached"):
+            await frames(caller, "plain")
+
+    with_caller(1, use)
+
+
+def test_a_unix_socket(tmp_path):
+    path = str(tmp_path / "s")
+
+    async def main() -> None:
+        client = HttpClient(Origin(host="localhost", port=80, socket=path), "the endpoint", KEY)
+        _, body = await frames(HttpCaller(client, PATHS), "plain")
+        assert b"one two three" in body
+        client.close()
+
+    with endpoint(path):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "authority"),
+    [
+        ("http://h:8000/v1/", Origin(host="h", port=8000, prefix="/v1"), "h:8000"),
+        (
+            "https://api.example.com/v1",
+            Origin(host="api.example.com", port=443, tls=True, prefix="/v1"),
+            "api.example.com",
+        ),
+        ("http://[::1]:9997", Origin(host="::1", port=9997), "[::1]:9997"),
+    ],
+)
+def test_urls(url, origin, authority):
+    assert Origin.of(url) == origin
+    assert origin.authority == authority
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h:80", "ftp://h", "http://", "http://u:p@h", "http://h/?a=b", "http://h/#x", "http://h/a b", "http://h:x"],
+)
+def test_what_is_no_url(url):
+    with pytest.raises(ValueError):
+        Origin.of(url)
+
+
+@pytest.mark.parametrize(("name", "value"), [("a b", "c"), ("", "c"), ("a:", "c"), ("a", "c\r\nd: e"), ("a", "\0")])
+def test_what_is_no_header(name, value):
+    with pytest.raises(ValueError, match="header"):
+        check_header(name, value)

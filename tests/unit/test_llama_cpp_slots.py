@@ -1,0 +1,154 @@
+"""Who gets which part of llama.cpp's cache, and what is shared: decided without the library."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xinfer.engines.llama_cpp.slots import LEAST_SHARED, Coming, Found, SlotTable, common_prefix, shares_of
+from xinfer.engines.token_engine import Sequence
+from xinfer.generation.sampling import Sampling
+
+tokens = st.lists(st.integers(0, 2), max_size=300)
+SYSTEM = list(range(1000, 1100))
+
+
+def sequence() -> Sequence:
+    return Sequence([1], Sampling(max_tokens=1), receiver=None)
+
+
+def occupy(table: SlotTable, prompt: list[int], *, read: int | None = None):
+    """Place a prompt, and read so many tokens of it (all of them, if nothing is said)."""
+    found = table.place(prompt)
+    assert isinstance(found, Found)
+    slot = table.take(found, sequence(), list(prompt))
+    slot.filled = len(prompt) if read is None else read
+    return slot
+
+
+@given(tokens, tokens)
+def test_a_common_prefix_is_as_long_as_it_can_be(one, other):
+    equal = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    assert common_prefix(one, other, block=8) == len(equal)
+
+
+def test_a_first_prompt_shares_nothing():
+    slot, source, shared = SlotTable(2).place(SYSTEM)
+    assert slot is source
+    assert shared == 0
+
+
+def test_the_next_turn_of_a_conversation_goes_where_the_last_one_was():
+    table = SlotTable(3)
+    slot = occupy(table, [*SYSTEM, 1, 2, 3])
+    table.free(slot)
+    found = table.place([*SYSTEM, 1, 2, 3, 4, 5])
+    assert found == Found(slot, slot, len(SYSTEM) + 3)
+
+
+def test_at_least_the_last_token_is_read_again():
+    table = SlotTable(2)
+    slot = occupy(table, SYSTEM)
+    table.free(slot)
+    assert table.place(SYSTEM) == Found(slot, slot, len(SYSTEM) - 1)
+
+
+def test_what_a_busy_slot_knows_is_copied():
+    table = SlotTable(2)
+    busy = occupy(table, [*SYSTEM, 1, 2])
+    found = table.place([*SYSTEM, 7])
+    assert isinstance(found, Found)
+    assert found.source is busy
+    assert found.slot is not busy
+    assert found.shared == len(SYSTEM)
+
+
+def test_a_long_history_is_copied_rather_than_overwritten_while_another_slot_is_free():
+    table = SlotTable(2)
+    history = occupy(table, SYSTEM + list(range(500)))
+    table.free(history)
+    found = table.place([*SYSTEM, 900])
+    assert found.source is history
+    assert found.slot is not history
+    occupy(table, [5])  # nothing in common: takes the empty slot
+    assert table.place([*SYSTEM, 900]) == Found(history, history, len(SYSTEM))
+
+
+def test_the_slot_that_was_used_longest_ago_is_given_away():
+    table = SlotTable(3)
+    slots = [occupy(table, [index] * 50) for index in range(3)]
+    for index in (1, 0, 2):
+        table.free(slots[index])
+    assert table.place([9] * 50).slot is slots[1]
+
+
+def test_a_prompt_waits_for_another_that_begins_alike_and_is_being_read():
+    table = SlotTable(2)
+    leader = occupy(table, [*SYSTEM, 1], read=10)
+    assert table.place([*SYSTEM, 2]) == Coming(leader, len(SYSTEM))
+    leader.filled = len(SYSTEM)
+    assert table.place([*SYSTEM, 2]).shared == len(SYSTEM)
+
+
+def test_nobody_waits_for_a_few_tokens():
+    table = SlotTable(2)
+    occupy(table, [*SYSTEM[: LEAST_SHARED - 1], 1], read=0)
+    assert table.place(SYSTEM).shared == 0
+
+
+def test_nothing_is_shared_where_it_must_not_be():
+    for table, anew in ((SlotTable(2, shares=False), False), (SlotTable(2), True)):
+        table.free(occupy(table, SYSTEM))
+        assert table.place([*SYSTEM, 1], anew=anew).shared == 0
+
+
+def test_a_freed_slot_knows_what_the_cache_holds_and_no_more():
+    table = SlotTable(1)
+    slot = occupy(table, SYSTEM, read=60)
+    table.free(slot)
+    assert slot.tokens == SYSTEM[:60]
+    assert table.has_room
+    assert not table.busy
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=80), max_size=30), st.integers(1, 4), st.randoms())
+def test_whatever_comes_a_slot_serves_one_and_shares_what_is_there(prompts, count, random):
+    table = SlotTable(count)
+    running = []
+    for prompt in prompts:
+        while not table.has_room:
+            table.free(running.pop(random.randrange(len(running))))
+        place = table.place(prompt)
+        if isinstance(place, Coming):
+            assert place.leader.filled < place.until < len(prompt)
+            assert place.leader.tokens[: place.until] == prompt[: place.until]
+            continue
+        assert place.slot.sequence is None
+        assert place.source.tokens[: place.shared] == prompt[: place.shared]
+        assert place.shared <= min(place.source.filled, len(prompt) - 1)
+        slot = table.take(place, sequence(), list(prompt))
+        slot.filled = random.randint(place.shared, len(prompt))
+        running.append(slot)
+        assert sorted(slot.number for slot in table.busy) == sorted({slot.number for slot in running})
+
+
+@given(st.lists(st.integers(1, 400), max_size=20), st.integers(1, 600))
+def test_prompts_divide_a_step_completely(remaining, budget):
+    shares = shares_of(remaining, budget)
+    assert sum(shares) == min(budget, sum(remaining))
+    assert all(0 <= share <= wanted for share, wanted in zip(shares, remaining, strict=True))
+
+
+def test_short_prompts_pass_a_long_one_which_still_gets_on():
+    assert shares_of([1000, 20, 30], 100) == [50, 20, 30]
+    assert shares_of([1000, 400, 30], 100) == [25, 45, 30]
+    assert shares_of([], 100) == []
+
+
+@pytest.mark.parametrize("module", ["xinfer.engines.llama_cpp", "xinfer.engines.llama_cpp.planning"])
+def test_the_engine_is_imported_without_its_library(module):
+    code = f"import sys, {module}; sys.exit('llama_cpp' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

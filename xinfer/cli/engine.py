@@ -1,0 +1,206 @@
+"""``xinfer engine``: the Python environments of engines on this machine. Needs no server."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from xinfer.cli.screen import err, out
+from xinfer.errors import EnvironmentFailed, InvalidRequest, NotFound
+from xinfer.settings import Settings
+
+# The worker's modules are imported where they are used: they bring the drivers of accelerators in, and --help is quick.
+
+NameOfEngine = Annotated[str, typer.Argument(metavar="ENGINE", help="The engine, as xinfer engine list names it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+commands = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@commands.command("list")
+def show(*, as_json: Json = False) -> None:
+    """Show which engines this machine has, and their environments: size, age, and whether anything runs in them."""
+    from xinfer.worker.offers import engine_offers  # noqa: PLC0415
+
+    here = _environments()
+    offers = engine_offers(here)
+    rows = [_environment_row(here, name) for name in here.store.names()]
+    if as_json:
+        out.print_json(data={"engines": msgspec.to_builtins(offers), "environments": rows})
+        return
+    table = Table("engine", "version", "where", title="Engines")
+    for name, offer in sorted(offers.items()):
+        where = f"environment {offer.environment}" if offer.environment else "this Python" if offer.ok else offer.reason
+        table.add_row(name, offer.version, escape(where), style=None if offer.ok else "dim")
+    out.print(table)
+    if rows:
+        out.print(_environments_table(rows))
+
+
+@commands.command()
+def install(
+    engine: NameOfEngine,
+    *,
+    package: Annotated[
+        list[str] | None,
+        typer.Option("--package", help="Another package, or another version of one: 'torch==2.13.0'. May be repeated."),
+    ] = None,
+    find_links: Annotated[
+        list[Path] | None,
+        typer.Option("--find-links", exists=True, file_okay=False, help="A folder with wheels. May be repeated."),
+    ] = None,
+    index: Annotated[bool, typer.Option("--index/--no-index", help="With --no-index: only those folders.")] = True,
+    accelerator: Annotated[
+        str | None, typer.Option(help="cuda or cpu: what to build for. Default: what this machine has.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Build it anew, with the newest versions that fit.")] = False,
+) -> None:
+    """Build an environment for an engine. Workers of this machine use it from then on, without a restart.
+
+    [dim]Examples:[/]
+
+    xinfer engine install vllm
+
+    xinfer engine install vllm --find-links ./wheels --no-index   [dim]# without a network[/]
+
+    Packages come from where pip gets them (pip's configuration), or from where UV_INDEX, UV_FIND_LINKS, ... say.
+    Ctrl-C leaves nothing half-built, and what was downloaded is kept for the next time.
+    """
+    from xinfer.worker.environments.sources import sources  # noqa: PLC0415
+
+    if accelerator not in (None, "cpu", "cuda"):
+        raise InvalidRequest(f"--accelerator is cuda or cpu, not {accelerator!r}")
+    here = _environments(accelerator)
+    plan = here.plan(engine, package or ())
+    if again and plan.name in here.store.names():
+        here.remove(plan.name)
+    started = time.monotonic()
+    folders = [folder.absolute() for folder in find_links or ()]
+    try:
+        with _BuildBar(engine) as show_progress:
+            record = asyncio.run(here.build(plan, sources(folders, index=index), show_progress))
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. Nothing half-built is used; the same command goes on with what was downloaded.")
+        raise typer.Exit(130) from None
+    out.print(
+        f"{engine} {record.version} is ready in {escape(record.name)}: {len(record.packages)} packages, "
+        f"{record.size_mib} MiB, {time.monotonic() - started:.0f} s"
+    )
+
+
+@commands.command()
+def remove(
+    name: Annotated[str, typer.Argument(metavar="ENGINE|ENVIRONMENT", help="An engine: all its environments.")],
+) -> None:
+    """Remove environments, unless replicas run in them."""
+    here = _environments()
+    for one in _chosen(here.store, name):
+        here.remove(one)
+        out.print(f"Removed {escape(one)}.")
+
+
+@commands.command()
+def check(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[ENGINE|ENVIRONMENT]", help="Only these. Default: all of them.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Import each environment's engine in it, as a replica would. Exit status 1: one of them does not work."""
+    here = _environments()
+    found = [record for one in _chosen(here.store, name) if (record := here.store.find(one)) is not None]
+    reasons: dict[str, str] = {}
+    for record in found:
+        try:
+            asyncio.run(here.check(record))
+        except EnvironmentFailed as error:
+            reasons[record.name] = error.message
+    if as_json:
+        out.print_json(data=[{"name": one.name, "ok": one.name not in reasons} for one in found])
+    else:
+        for record in found:
+            out.print(f"[red]broken[/] {record.name}" if record.name in reasons else f"[green]works[/]  {record.name}")
+        for one, reason in reasons.items():
+            err.print(f"{escape(one)}: {escape(reason)}\nBuild it anew: xinfer engine install ENGINE --again")
+    if reasons:
+        raise typer.Exit(1)
+
+
+def _environments(accelerator: str | None = None) -> Any:
+    from xinfer.worker.devices import DeviceWatch  # noqa: PLC0415
+    from xinfer.worker.environments.here import Environments, machine  # noqa: PLC0415
+
+    try:
+        settings = Settings.from_env()
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
+    devices = () if accelerator else DeviceWatch().look().devices
+    found = machine(devices)
+    if accelerator:
+        found = msgspec.structs.replace(found, accelerator=accelerator)
+    return Environments(settings.home, found)
+
+
+def _chosen(store: Any, name: str | None) -> list[str]:
+    names: list[str] = store.names()
+    chosen = [one for one in names if name in (None, one, one.rpartition("-")[0])]
+    if name is not None and not chosen:
+        raise NotFound(f"there is no environment of {name!r} here; xinfer engine list shows what there is")
+    return chosen
+
+
+def _environment_row(here: Any, name: str) -> dict[str, Any]:
+    record = here.store.find(name)
+    if record is None:
+        return {"name": name, "state": "being built" if here.store.is_used(name) else "unfinished"}
+    row: dict[str, Any] = msgspec.to_builtins(record)
+    users = here.users(name)
+    return row | {"state": "in use" if users or here.store.is_used(name) else "ready", "used_by": users}
+
+
+def _environments_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Environments")
+    for column in ("environment", "version", "state", "MiB", "built"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("used by")
+    table.add_column("extra packages")
+    for row in rows:
+        built = time.strftime("%Y-%m-%d", time.localtime(row["built_at"])) if "built_at" in row else ""
+        cells = (row["name"], row.get("version", ""), row["state"], str(row.get("size_mib", "")), built)
+        table.add_row(*cells, escape(", ".join(row.get("used_by", ()))), escape(", ".join(row.get("extra", ()))))
+    return table
+
+
+class _BuildBar(Progress):
+    """The progress of one build; the block gets the function to show it with."""
+
+    def __init__(self, engine: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+        )
+        super().__init__(*columns, console=err)
+        self._task = self.add_task(engine, total=1.0, detail="")
+
+    def __enter__(self) -> Callable[[str, float], None]:  # type: ignore[override]
+        super().__enter__()
+        return self._show
+
+    def _show(self, stage: str, fraction: float) -> None:
+        self.update(self._task, completed=fraction, detail=stage)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    app.add_typer(commands, name="engine", help="Engines of this machine, each in a Python environment of its own.")

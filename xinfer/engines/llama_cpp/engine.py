@@ -1,0 +1,100 @@
+import importlib.metadata
+import importlib.util
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from xinfer.devices import Grant
+from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.llama_cpp.options import LlamaCppOptions
+from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.ops import Kind, Op
+from xinfer.spec import Format, ModelSpec
+
+if TYPE_CHECKING:
+    from xinfer.engines.llama_cpp.pooling import PoolingEngine
+
+LIBRARY = "llama-cpp-python"
+
+
+class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
+    """Chooses by the kind of the model: continuous batching for language models, batches of texts for the others."""
+
+    name: ClassVar[str] = "llama.cpp"
+    title: ClassVar[str] = "GGUF models with llama.cpp, on CPU or accelerators; continuous batching"
+    ops: ClassVar[frozenset[Op]] = frozenset({Op.CHAT, Op.COMPLETION, Op.EMBEDDING, Op.RERANK})
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.GGUF})
+    install: ClassVar[str] = 'pip install "xinfer[llama-cpp]"'
+    requirements: ClassVar[tuple[Requirements, ...]] = (
+        Requirements(packages=(f"{LIBRARY}>=0.3.36",), imports=("llama_cpp",), disk_mib=512),
+    )
+    preference: ClassVar[int] = 60
+    Options: ClassVar[type[msgspec.Struct]] = LlamaCppOptions
+    memory: ClassVar[EngineMemory] = EngineMemory(
+        cpu_mib=256,
+        accelerator_mib=512,
+        context_options=("n_ctx",),
+        needs_whole_context=False,
+        shared_context=True,
+        concurrency_options=("n_parallel", "max_num_seqs"),
+        concurrency=4,
+        kv_dtype_options=("type_k", "cache_type_k"),
+        kv_dtype="float16",
+        batch_token_options=("n_ubatch",),
+        batch_tokens=512,
+        windowed_cache=False,
+        fills_budget=True,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pooling: PoolingEngine | None = None
+
+    @classmethod
+    def available(cls) -> Available:
+        """Whether the library is installed."""
+        if importlib.util.find_spec("llama_cpp") is None:
+            return Available(False, f"{LIBRARY} is not installed: {cls.install}")
+        return Available(True, version=importlib.metadata.version(LIBRARY))
+
+    @classmethod
+    def accepts(cls, spec: ModelSpec) -> Match:
+        """Every GGUF file; what it holds shows when it is loaded."""
+        if spec.format not in cls.formats:
+            return Match(False, f"llama.cpp reads GGUF files, and this model is in the format {spec.format}")
+        if spec.kind not in {Kind.LLM, Kind.EMBEDDING, Kind.RERANK}:
+            return Match(False, f"llama.cpp has no use for a model of type {spec.kind}")
+        return Match(True)
+
+    async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
+        """See ``Engine.load``."""
+        if spec.kind is Kind.LLM:
+            await super().load(spec, options, grant, progress)
+            return
+        from xinfer.engines.llama_cpp.pooling import PoolingEngine  # noqa: PLC0415 - imports the library
+
+        pooling = PoolingEngine()
+        await pooling.load(spec, options, grant, progress)
+        self._pooling = pooling
+
+    def open_model(self, spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> LoadedModel:
+        """Load a language model. See ``loading.py``."""
+        progress("importing", 0.0)
+        from xinfer.engines.llama_cpp.loading import load_generator  # noqa: PLC0415 - imports the library
+
+        return load_generator(spec, options, grant, progress)
+
+    def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
+        """See ``Engine.serve``."""
+        return super().serve(call) if self._pooling is None else self._pooling.serve(call)
+
+    def load_report(self) -> Load:
+        """See ``Engine.load_report``."""
+        return super().load_report() if self._pooling is None else self._pooling.load_report()
+
+    async def close(self) -> None:
+        """See ``Engine.close``. The library gives memory back when the last request has let go of it."""
+        if self._pooling is not None:
+            await self._pooling.close()
+        await super().close()

@@ -1,0 +1,223 @@
+"""Reading a GGUF file: how much of it goes where, and what its header says about tokens and templates."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as c
+
+from xinfer.devices import Grant
+from xinfer.engines.base import Progress
+from xinfer.engines.llama_cpp.library import Context, Model
+from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
+from xinfer.engines.llama_cpp.planning import CachePlan, Shape, cache_budget, cache_plan, offload
+from xinfer.engines.llama_cpp.runner import SCORED_CHUNK, LlamaRunner
+from xinfer.engines.llama_cpp.slots import SlotTable
+from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer
+from xinfer.engines.token_engine import Limits, LoadedModel
+from xinfer.errors import LoadFailed
+from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.reasoning import reasoning_form
+from xinfer.generation.tool_calls import tool_form
+from xinfer.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+CPU_CHUNK = 128
+"""Tokens of prompts beside running sequences on a CPU, where reading as many takes about as long as ten steps."""
+
+_SPLIT_MODES = {"none": c.LLAMA_SPLIT_MODE_NONE, "layer": c.LLAMA_SPLIT_MODE_LAYER, "row": c.LLAMA_SPLIT_MODE_ROW}
+_ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+_LOAD_MODES = {
+    (False, False): c.LLAMA_LOAD_MODE_NONE,
+    (True, False): c.LLAMA_LOAD_MODE_AUTO,
+    (False, True): c.LLAMA_LOAD_MODE_MLOCK,
+    (True, True): c.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
+"""By whether the file is mapped, and whether it is locked."""
+
+
+def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> LoadedModel:
+    """Load a language model for continuous batching. Works in any thread.
+
+    Raises:
+        LoadFailed: the model cannot be served by this engine, or does not fit; says why.
+    """
+    model = open_model(spec, options, grant, progress)
+    if model.is_encoder_decoder or not c.llama_model_has_decoder(model.pointer):
+        raise LoadFailed(f"{Path(spec.source).name} does not continue text: it has an encoder")
+    shape = shape_of(model)
+    plan = cache_plan(shape, options, cache_budget(shape, granted_mib(grant)))
+    on_cpu = not c.llama_supports_gpu_offload() or not accelerators(grant)
+    chunk = options.prefill_chunk or (CPU_CHUNK if on_cpu else options.n_ubatch)
+    progress("making the cache", 0.9)
+    context = Context(model, _context_settings(plan, options, grant))
+    source = model.template() or ""
+    bare = LlamaTokenizer(model)
+    special = bare.special_tokens()
+    reasoning, calls = reasoning_form(source, bare.vocabulary), tool_form(source)
+    tokenizer = LlamaTokenizer(
+        model,
+        visible={*(reasoning.marks if reasoning else ()), *(calls.marks if calls else ())},
+        begins_prompts=bool(source) and bare.wants_beginning and not _writes_beginning(source, special),
+    )
+    progress("ready", 1.0)
+    return LoadedModel(
+        runner=LlamaRunner(
+            context,
+            SlotTable(
+                plan.sequences,
+                shares=options.prefix_caching and model.keeps_past,
+                neighbours=not options.kv_unified and model.keeps_past,
+            ),
+            capacity=plan.tokens,
+            chunk=chunk,
+            alone=max(chunk, options.n_ubatch),
+        ),
+        tokenizer=tokenizer,
+        template=ChatTemplate(source, special) if source else None,
+        limits=Limits(
+            context_length=plan.context,
+            vocabulary_size=model.vocabulary_size,
+            stop_ids=tokenizer.stop_ids(),
+            defaults=_recommended(model),
+        ),
+        # Templates look for the tags of thoughts in earlier answers, and cut them out.
+        control_tokens=tokenizer.control_tokens() - ({reasoning.start, reasoning.end} if reasoning else set()),
+    )
+
+
+def open_model(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> Model:
+    """Load the weights, as many of them onto accelerators as is asked for or fits.
+
+    Raises:
+        LoadFailed: it cannot be loaded, or there is no such file.
+    """
+    path = Path(spec.source)
+    if not path.is_file():
+        raise LoadFailed(f"{path} is no file; this engine loads GGUF files")
+    progress("reading the header", 0.0)
+    settings: dict[str, Any] = {
+        "load_mode": _LOAD_MODES[options.use_mmap, options.use_mlock],
+        "check_tensors": options.check_tensors,
+        "n_gpu_layers": 0,
+    }
+    if c.llama_supports_gpu_offload() and accelerators(grant):
+        header = Model(path, {"vocab_only": True}, _ignore)
+        share = offload(shape_of(header, weight_bytes=_size_on_disk(path)), options, accelerators(grant))
+        logger.info("%d of %d layers go to accelerators", share.layers, header.layers + 1)
+        settings |= {
+            "n_gpu_layers": share.layers,
+            "split_mode": _SPLIT_MODES[options.split_mode],
+            "main_gpu": options.main_gpu,
+        }
+        if share.split:
+            settings["tensor_split"] = _tensor_split(share.split)
+    elif options.n_gpu_layers not in {"auto", 0}:
+        reason = "no accelerator is leased" if c.llama_supports_gpu_offload() else "it was built for CPUs only"
+        raise LoadFailed(f"n_gpu_layers={options.n_gpu_layers} was asked for, but llama.cpp cannot do that: {reason}")
+    progress("reading weights", 0.1)
+    return Model(path, settings, lambda fraction: progress("reading weights", 0.1 + 0.8 * fraction))
+
+
+def shape_of(model: Model, weight_bytes: int | None = None) -> Shape:
+    """What a model's header says about its size."""
+    heads = model.number("attention.head_count") or 1
+    head_size = (model.number("embedding_length") or 0) / heads
+    shared_heads = model.number("attention.head_count_kv") or heads
+    return Shape(
+        layers=model.layers,
+        key_width=int(shared_heads * (model.number("attention.key_length") or head_size)),
+        value_width=int(shared_heads * (model.number("attention.value_length") or head_size)),
+        trained_context=model.trained_context,
+        weight_bytes=model.weight_bytes if weight_bytes is None else weight_bytes,
+    )
+
+
+def accelerators(grant: Grant) -> list[Any]:
+    """The budgets of everything that is no CPU."""
+    return [budget for budget in grant.budgets if budget.kind != "cpu"]
+
+
+def granted_mib(grant: Grant) -> int | None:
+    """MiB of all that was leased; ``None`` without a lease."""
+    return sum(part.memory_mib for part in grant.lease.slices) if grant.lease.slices else None
+
+
+def shared_settings(options: LlamaCppOptions, grant: Grant) -> dict[str, Any]:
+    """Fields of the context that do not depend on what it is for."""
+    flash = options.flash_attention
+    settings: dict[str, Any] = {
+        "n_threads": options.n_threads or grant.threads,
+        "n_threads_batch": options.n_threads_batch or options.n_threads or grant.threads,
+        "flash_attn_type": c.LLAMA_FLASH_ATTN_TYPE_AUTO if flash is None else int(flash),
+        "offload_kqv": options.offload_kqv,
+        "rope_freq_base": options.rope_freq_base,
+        "rope_freq_scale": options.rope_freq_scale,
+        "no_perf": True,
+    }
+    if options.rope_scaling_type is not None:
+        settings["rope_scaling_type"] = _ROPE_SCALING[options.rope_scaling_type]
+    for name in ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"):
+        if (value := getattr(options, name)) >= 0:
+            settings[name] = value
+    if options.yarn_orig_ctx:
+        settings["yarn_orig_ctx"] = options.yarn_orig_ctx
+    return settings
+
+
+def _context_settings(plan: CachePlan, options: LlamaCppOptions, grant: Grant) -> dict[str, Any]:
+    return {
+        **shared_settings(options, grant),
+        "n_ctx": plan.tokens,
+        "n_seq_max": plan.sequences,
+        "n_batch": min(plan.tokens, max(options.n_batch, plan.sequences + options.n_ubatch)),
+        "n_ubatch": options.n_ubatch,
+        "n_outputs_max": plan.sequences + SCORED_CHUNK,
+        "type_k": _number_type(options.key_type),
+        "type_v": _number_type(options.value_type),
+        "swa_full": options.swa_full,
+        "kv_unified": options.kv_unified,
+    }
+
+
+def _number_type(name: CacheType) -> int:
+    return int(getattr(c, f"GGML_TYPE_{name.upper()}"))
+
+
+def _tensor_split(shares: tuple[float, ...]) -> Any:
+    room = int(c.llama_max_devices())
+    return (c.ctypes.c_float * room)(*shares[:room])
+
+
+def _size_on_disk(path: Path) -> int:
+    """Bytes of a file, and of the others that it is split into."""
+    parts = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
+    if parts is None:
+        return path.stat().st_size
+    return sum(found.stat().st_size for found in path.parent.glob(f"{parts[1]}-*-of-{parts[2]}.gguf"))
+
+
+def _writes_beginning(template: str, special: dict[str, str]) -> bool:
+    """Whether a template writes the token that begins texts."""
+    return "bos_token" in template or special.get("bos_token", "bos_token") in template
+
+
+_RECOMMENDED = {
+    "temperature": "general.sampling.temp",
+    "top_p": "general.sampling.top_p",
+    "top_k": "general.sampling.top_k",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+
+
+def _recommended(model: Model) -> dict[str, float]:
+    """Sampling defaults of the model's authors, where the header has them."""
+    found = {name: model.metadata(key) for name, key in _RECOMMENDED.items()}
+    return {name: float(text) for name, text in found.items() if text}
+
+
+def _ignore(_fraction: float) -> None:
+    pass

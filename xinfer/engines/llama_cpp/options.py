@@ -1,0 +1,118 @@
+"""The engine keywords that a launch may carry, under llama.cpp's names and those of other engines."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+"""What keys and values are stored in. Quantized values need flash attention."""
+
+MAX_SEQUENCES = 256
+"""What llama.cpp is compiled for."""
+
+Tokens = Annotated[int, Meta(ge=16, le=2**31 - 1)]
+Threads = Annotated[int, Meta(ge=1, le=512)]
+Sequences = Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)]
+
+
+class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of the engine. Where two names mean the same, the first that is given counts."""
+
+    # --- the cache of keys and values ---
+    n_ctx: Tokens | None = None
+    """Tokens in the cache, of all sequences together; unset: what the lease has room for."""
+    max_model_len: Tokens | None = None
+    """The longest sequence (prompt and answer); unset: what the model was made for, or its share of the cache."""
+    context_length: Tokens | None = None
+    n_parallel: Sequences | None = None
+    """How many sequences run at once; the rest wait. Unset: at most 16, fewer where the cache is small."""
+    max_num_seqs: Sequences | None = None
+    type_k: CacheType | None = None
+    """What keys are stored in; unset: f16."""
+    cache_type_k: CacheType | None = None
+    type_v: CacheType | None = None
+    cache_type_v: CacheType | None = None
+    kv_unified: bool = False
+    """All sequences share one cache, rather than each having a part of it: longer contexts in little memory, but every
+    token looks at the whole cache, and when that is full the youngest sequence has to start again."""
+    swa_full: bool = True
+    """Layers with a sliding window keep all tokens, so that their prefixes can be reused."""
+    prefix_caching: bool = True
+    """Keep what was computed for a prompt, for later ones that begin alike."""
+
+    # --- how much is computed at once ---
+    n_batch: Tokens = 2048
+    """Tokens handed over at once, at most."""
+    n_ubatch: Tokens = 512
+    """Tokens computed at once, at most."""
+    prefill_chunk: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens of prompts that are read between two tokens of running sequences; unset: 128 on a CPU, else n_ubatch."""
+    n_threads: Threads | None = None
+    """CPU threads; unset: what the lease grants."""
+    n_threads_batch: Threads | None = None
+    """CPU threads for prompts, where that is another number."""
+    flash_attn: bool | Literal["auto", "on", "off"] = "auto"
+
+    # --- where the weights are ---
+    n_gpu_layers: Annotated[int, Meta(ge=-1)] | Literal["auto", "all"] = "auto"
+    """Layers on accelerators; auto: as many as fit into the lease; -1: all."""
+    split_mode: Literal["none", "layer", "row"] = "layer"
+    """How several accelerators share the work."""
+    main_gpu: Annotated[int, Meta(ge=0)] = 0
+    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
+    """The share of each accelerator; unset: in proportion to what is leased of each."""
+    offload_kqv: bool = True
+    """The cache is where the layers are."""
+    use_mmap: bool = True
+    """Map the file into memory instead of reading it."""
+    use_mlock: bool = False
+    """Keep the weights from being swapped out."""
+    check_tensors: bool = False
+    """Look for numbers that are none while loading."""
+
+    # --- rotary positions, for contexts longer than the model was made for ---
+    rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None
+    rope_freq_base: float = 0.0
+    """0: as the file says."""
+    rope_freq_scale: float = 0.0
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
+    yarn_orig_ctx: int = 0
+
+    # --- embedding and rerank models ---
+    pooling_type: Literal["mean", "cls", "last"] | None = None
+    """How the vectors of tokens become one; unset: as the file says."""
+    normalize: bool = True
+    """Vectors have unit length."""
+    max_batch_items: Sequences = 64
+    """Texts computed at once, at most; tokens are bounded by ``n_ubatch``."""
+
+    @property
+    def sequence_tokens(self) -> int | None:
+        """The longest sequence that was asked for."""
+        return self.max_model_len or self.context_length
+
+    @property
+    def sequences(self) -> int | None:
+        """How many sequences were asked for."""
+        return self.n_parallel or self.max_num_seqs
+
+    @property
+    def key_type(self) -> CacheType:
+        """What keys are stored in."""
+        return self.type_k or self.cache_type_k or "f16"
+
+    @property
+    def value_type(self) -> CacheType:
+        """What values are stored in."""
+        return self.type_v or self.cache_type_v or "f16"
+
+    @property
+    def flash_attention(self) -> bool | None:
+        """``None``: where it is supported."""
+        if isinstance(self.flash_attn, bool):
+            return self.flash_attn
+        return {"auto": None, "on": True, "off": False}[self.flash_attn]

@@ -1,0 +1,267 @@
+"""Continuous batching: every step is one decode, with one token of each running sequence and a chunk of prompts."""
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from xinfer.engines.base import Load
+from xinfer.engines.llama_cpp.library import Batch, Context
+from xinfer.engines.llama_cpp.sampling import sampler_of, score_prompt
+from xinfer.engines.llama_cpp.slots import WIDEST_GAP, Coming, Found, Slot, SlotTable, shares_of
+from xinfer.engines.token_engine import Candidates, Progress, Sequence
+from xinfer.errors import EngineFailed
+
+SCORED_CHUNK = 64
+"""So many tokens of a prompt are read at once when the logits of all of them are wanted: those take memory."""
+
+
+class Waiting(NamedTuple):
+    """A sequence without a slot. It may wait for a prompt that begins alike and is being read."""
+
+    sequence: Sequence
+    coming: Coming | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """What it waits for is there, or will never be."""
+        if self.coming is None:
+            return True
+        leader, until = self.coming
+        return leader.filled >= until or leader.sequence is None
+
+
+class Part(NamedTuple):
+    """What a slot has in a batch: ``tokens``, of which the last ``size`` ask for logits.
+
+    The first of those has the number ``first`` in the batch, and ``row`` in the logits.
+    """
+
+    slot: Slot
+    tokens: int
+    first: int
+    row: int
+    size: int
+
+
+class LlamaRunner:
+    """Implements ``token_engine.Runner``.
+
+    Args:
+        context: with one sequence for each slot.
+        slots: the table of them.
+        capacity: tokens of the cache, for the load report.
+        chunk: tokens of prompts that are read per step beside running sequences.
+        alone: the same where none runs.
+    """
+
+    def __init__(self, context: Context, slots: SlotTable, *, capacity: int, chunk: int, alone: int) -> None:
+        self._context = context
+        self._batch = Batch(context.batch_size)
+        self._slots = slots
+        self._capacity = capacity
+        self._chunk = chunk
+        self._alone = alone
+        self._waiting: deque[Waiting] = deque()
+        self._reading: list[Slot] = []
+        """Slots whose prompt is being read, in the order in which they came."""
+        self._running: list[Slot] = []
+        """Slots that are being continued."""
+        self._gaps: list[Slot] = []
+        """Slots in the batch whose tokens mean nothing."""
+        self._is_full = False
+        """A sequence had to give its slot back; until another one ends, nobody else gets in."""
+        self._load = Load()
+        self.tokens_decoded = 0
+        """All that was ever computed: what sharing prefixes saves is missing here."""
+
+    # --- the interface ---
+
+    def add(self, sequence: Sequence) -> None:
+        """Take a sequence; it waits until there is room."""
+        self._waiting.append(Waiting(sequence))
+
+    def discard(self, sequence: Sequence) -> None:
+        """Drop a sequence that waits or runs; what was computed for it stays known."""
+        for group in (self._running, self._reading):
+            for slot in group:
+                if slot.sequence is sequence:
+                    group.remove(slot)
+                    self._free(slot)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.sequence is not sequence)
+        self._note_load()
+
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return bool(self._running or self._reading or self._waiting)
+
+    def step(self) -> list[Progress]:
+        """Let in who waits, read a chunk of prompts, and continue every running sequence by one token."""
+        if self._waiting:
+            self._admit()
+        parts = self._fill_batch()
+        while not self._context.decode(self._batch):
+            self._make_room()
+            parts = self._fill_batch()
+        self.tokens_decoded += sum(part.tokens for part in parts)
+        for slot in self._gaps:
+            self._context.keep(slot.number, slot.filled)
+        progress = self._advance(parts)
+        self._note_load()
+        return progress
+
+    def report(self) -> Load:
+        """How it was after the last step."""
+        return self._load
+
+    # --- letting in ---
+
+    def _admit(self) -> None:
+        still: list[Waiting] = []
+        while self._waiting and self._slots.has_room and not self._is_full:
+            waiting = self._waiting.popleft()
+            if not waiting.is_due:
+                still.append(waiting)
+                continue
+            sequence = waiting.sequence
+            # What was generated before the sequence lost its slot is read again like a prompt.
+            tokens = sequence.prompt + sequence.generated
+            place = self._slots.place(tokens, anew=wants_scores(sequence))
+            if isinstance(place, Coming):
+                still.append(Waiting(sequence, place))
+                continue
+            self._occupy(place, sequence, tokens)
+        self._waiting.extendleft(reversed(still))
+
+    def _occupy(self, found: Found, sequence: Sequence, tokens: list[int]) -> None:
+        if found.source is not found.slot:
+            self._context.copy(found.source.number, found.slot.number)
+        self._context.keep(found.slot.number, found.shared)
+        sequence.cached = max(sequence.cached, min(found.shared, len(sequence.prompt)))
+        self._reading.append(self._slots.take(found, sequence, tokens))
+
+    def _free(self, slot: Slot) -> None:
+        self._slots.free(slot)
+        self._is_full = False
+
+    def _make_room(self) -> None:
+        """Forget what nobody uses; if there is nothing left of that, the youngest gives its slot back, and waits."""
+        unused = self._slots.oldest_memory()
+        if unused is not None:
+            self._slots.forget(unused)
+            self._context.keep(unused.number, 0)
+            return
+        if len(self._running) + len(self._reading) < 2:  # a single one has room for a whole context
+            raise EngineFailed("llama.cpp has no room for a sequence that is alone in its cache")
+        slot = (self._reading or self._running).pop()
+        assert slot.sequence is not None
+        self._waiting.appendleft(Waiting(slot.sequence))
+        self._slots.free(slot)
+        self._is_full = True
+
+    # --- one batch ---
+
+    def _fill_batch(self) -> list[Part]:
+        """Put the tokens of this step into the batch, by the numbers of their slots; says whose they are."""
+        shares = self._shares() if self._reading else {}
+        gaps = self._gaps = self._slots.gaps()
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        outputs: list[int] = []
+        parts: list[Part] = []
+        row = 0
+        for slot in sorted((*self._slots.busy, *gaps), key=_number) if gaps else self._slots.busy:
+            share = shares.get(slot, 1)
+            if not share:
+                continue
+            start, end = slot.filled, slot.filled + share
+            wanted = 0 if slot in gaps else share if _is_scored(slot) else int(end == len(slot.tokens))
+            tokens += slot.tokens[start:end] or [0]
+            positions += range(start, end)
+            sequences += [slot.number] * share
+            outputs += [0] * (share - wanted) + [1] * wanted
+            if slot not in gaps:
+                parts.append(Part(slot, share, len(tokens) - wanted, row, wanted))
+                row += wanted
+        self._batch.fill(tokens, positions, sequences, outputs)
+        return parts
+
+    def _shares(self) -> dict[Slot, int]:
+        """How many tokens of each prompt are read in this step."""
+        budget = self._chunk if self._running else self._alone
+        budget = min(budget, self._batch.capacity - len(self._slots.busy) * (1 + WIDEST_GAP))
+        wanted = [min(slot.remaining, SCORED_CHUNK) if _is_scored(slot) else slot.remaining for slot in self._reading]
+        return dict(zip(self._reading, shares_of(wanted, budget), strict=True))
+
+    # --- what came out ---
+
+    def _advance(self, parts: list[Part]) -> list[Progress]:
+        for part in parts:
+            part.slot.filled += part.tokens
+        outputs = parts[-1].row + parts[-1].size
+        if not outputs:
+            return []
+        logits = self._context.logits(outputs)
+        for part in parts:
+            sequence = part.slot.sequence
+            if sequence is not None and wants_scores(sequence):
+                score_prompt(sequence, part.slot.filled - part.size, logits[part.row : part.row + part.size])
+        ready = [part for part in parts if not part.slot.remaining]
+        chosen = self._choose(logits, ready)
+        progress = [self._append(part.slot, *choice) for part, choice in zip(ready, chosen, strict=True)]
+        self._sort(ready, progress)
+        return progress
+
+    def _choose(self, logits: Any, parts: list[Part]) -> list[tuple[int, Candidates | None]]:
+        samplers = [sampler_of(part.slot.sequence) for part in parts if part.slot.sequence is not None]
+        if all(sampler.is_plain for sampler in samplers) and len(parts) == len(logits):
+            return [(token, None) for token in logits.argmax(-1).tolist()]
+        chosen: list[tuple[int, Candidates | None]] = []
+        for part, sampler in zip(parts, samplers, strict=True):
+            row = logits[part.row + part.size - 1]
+            if sampler.is_plain:
+                chosen.append((int(row.argmax()), None))
+            else:
+                chosen.append(sampler.choose(self._context, part.first + part.size - 1, row))
+        return chosen
+
+    @staticmethod
+    def _append(slot: Slot, token: int, candidates: Candidates | None) -> Progress:
+        sequence = slot.sequence
+        assert sequence is not None
+        sequence.generated.append(token)
+        slot.tokens.append(token)
+        return Progress(sequence, token, candidates, sequence.ending_after(token))
+
+    def _sort(self, ready: list[Part], progress: list[Progress]) -> None:
+        """Free the slots of complete sequences; those whose prompt has been read run from now on."""
+        for part, item in zip(ready, progress, strict=True):
+            if item.ending is not None:
+                self._free(part.slot)
+        self._running = [part.slot for part in ready if part.slot.sequence is not None]
+        if self._reading:
+            answered = {part.slot for part in ready}
+            self._reading = [slot for slot in self._reading if slot not in answered]
+
+    def _note_load(self) -> None:
+        slots = (*self._running, *self._reading)
+        unread = sum(slot.remaining for slot in self._reading)
+        self._load = Load(
+            running=len(slots),
+            queued=len(self._waiting),
+            tokens_queued=unread + sum(len(waiting.sequence.prompt) for waiting in self._waiting),
+            kv_usage=sum(slot.filled for slot in slots) / self._capacity,
+        )
+
+
+def _number(slot: Slot) -> int:
+    return slot.number
+
+
+def _is_scored(slot: Slot) -> bool:
+    return slot.sequence is not None and wants_scores(slot.sequence)
+
+
+def wants_scores(sequence: Sequence) -> bool:
+    """The log probabilities of its prompt are asked for, and not known yet."""
+    wanted = sequence.prompt_candidates
+    return wanted is not None and len(wanted) < len(sequence.prompt)

@@ -1,0 +1,199 @@
+"""Which sequence of the library's cache serves whom, and what it still knows of those it served before. Pure.
+
+By default every sequence has a part of the cache for itself: it pays for its own tokens only, and what a finished one
+leaves there costs nothing until its slot is needed. A new prompt goes where most of it is known already; where that is
+a slot that is busy, or too good to be overwritten, what is known is copied.
+"""
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from xinfer.engines.token_engine import Sequence as TokenSequence
+
+LEAST_SHARED = 32
+"""Fewer tokens than this are read again: that is cheaper than a copy."""
+WIDEST_GAP = 2
+"""So many free slots between busy ones are computed along with them."""
+
+
+class Slot:
+    """One sequence of the cache.
+
+    Attributes:
+        number: the library's id.
+        sequence: whom it serves; ``None``: it is free.
+        tokens: all tokens of that, or, of a free slot, those that the cache still holds.
+        filled: how many of ``tokens`` the cache holds.
+        used: when it was freed, as a count.
+    """
+
+    __slots__ = ("filled", "number", "sequence", "tokens", "used")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.sequence: TokenSequence | None = None
+        self.tokens: list[int] = []
+        self.filled = 0
+        self.used = 0
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are still to be read before it can be continued."""
+        return len(self.tokens) - self.filled
+
+
+class Found(NamedTuple):
+    """A place for a prompt. The first ``shared`` tokens are known to ``source``, which may be the slot itself."""
+
+    slot: Slot
+    source: Slot
+    shared: int
+
+
+class Coming(NamedTuple):
+    """Another prompt that begins alike is being read; once it is ``until`` tokens far, that can be shared."""
+
+    leader: Slot
+    until: int
+
+
+class SlotTable:
+    """All slots.
+
+    Args:
+        count: how many there are.
+        shares: whether the cache can keep a part of what a sequence knows.
+        neighbours: slots are computed together only where their numbers follow one another.
+    """
+
+    def __init__(self, count: int, *, shares: bool = True, neighbours: bool = True) -> None:
+        self._slots = [Slot(number) for number in range(count)]
+        self._shares = shares
+        self._neighbours = neighbours
+        self._clock = 0
+
+    @property
+    def busy(self) -> list[Slot]:
+        """Those that serve somebody, by number."""
+        return [slot for slot in self._slots if slot.sequence is not None]
+
+    def gaps(self) -> list[Slot]:
+        """Free slots that stand between busy ones, where there are no more than ``WIDEST_GAP`` in a row.
+
+        With a token in each of them all is computed at once, which takes less than doing it in two parts.
+        """
+        if not self._neighbours:
+            return []
+        busy = [slot.number for slot in self.busy]
+        return [
+            self._slots[number]
+            for before, after in itertools.pairwise(busy)
+            if after - before - 1 <= WIDEST_GAP
+            for number in range(before + 1, after)
+        ]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one is free."""
+        return any(slot.sequence is None for slot in self._slots)
+
+    def place(self, tokens: Sequence[int], *, anew: bool = False) -> Found | Coming:
+        """Where a prompt goes; there has to be room. At least its last token is read again, for its logits.
+
+        Args:
+            tokens: the prompt.
+            anew: all of it is to be read, whatever is known.
+        """
+        source, shared = self._slots[0], 0
+        coming = Coming(source, 0)
+        if self._shares and not anew:
+            longest = len(tokens) - 1
+            for slot in self._slots:
+                common = min(common_prefix(slot.tokens, tokens), longest)
+                if min(common, slot.filled) > shared:
+                    source, shared = slot, min(common, slot.filled)
+                if slot.sequence is not None and common > max(slot.filled, coming.until):
+                    coming = Coming(slot, common)
+        if coming.until >= shared + LEAST_SHARED:
+            return coming
+        if shared < LEAST_SHARED:
+            slot = self._least_useful(())
+            return Found(slot, slot, 0)
+        if source.sequence is None and source.filled - shared <= shared:
+            return Found(source, source, shared)  # most of what it knows stays of use
+        slot = self._least_useful((source,))
+        return Found(slot, source, shared)
+
+    def take(self, found: Found, sequence: TokenSequence, tokens: list[int]) -> Slot:
+        """Give a slot to a sequence whose tokens, prompt and what was generated before, are ``tokens``."""
+        slot = found.slot
+        slot.sequence, slot.tokens, slot.filled = sequence, tokens, found.shared
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        """End serving; what the cache holds stays known."""
+        self._clock += 1
+        slot.sequence, slot.used = None, self._clock
+        del slot.tokens[slot.filled :]
+
+    def oldest_memory(self) -> Slot | None:
+        """Of the free slots that know something, the one that has been free for longest."""
+        known = [slot for slot in self._slots if slot.sequence is None and slot.filled]
+        return min(known, key=lambda slot: slot.used, default=None)
+
+    @staticmethod
+    def forget(slot: Slot) -> None:
+        """A free slot knows nothing any more."""
+        slot.tokens, slot.filled = [], 0
+
+    def _least_useful(self, spared: Collection[Slot]) -> Slot:
+        """The free slot to give away: one of ``spared`` only if there is no other.
+
+        Rather one beside a busy slot than one further away, and of those the one that has been free for longest.
+        """
+        free = [slot for slot in self._slots if slot.sequence is None]
+        return min(free, key=lambda slot: (slot in spared, -self._busy_beside(slot), slot.used))
+
+    def _busy_beside(self, slot: Slot) -> int:
+        """How many of its neighbours are busy."""
+        if not self._neighbours:
+            return 0
+        beside = self._slots[max(0, slot.number - 1) : slot.number + 2]
+        return sum(other.sequence is not None for other in beside)
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int], block: int = 64) -> int:
+    """How many tokens two lists have in common from their beginning."""
+    end = min(len(one), len(other))
+    start = 0
+    while start < end and one[start : start + block] == other[start : start + block]:
+        start += block
+    if start >= end:
+        return end
+    for index in range(start, min(start + block, end)):
+        if one[index] != other[index]:
+            return index
+    return end
+
+
+def shares_of(remaining: Sequence[int], budget: int) -> list[int]:
+    """How many tokens of each prompt are read in one step.
+
+    The shortest ones come first, so that nobody waits behind a long prompt; a quarter is the oldest one's in any case,
+    so that it does not wait for ever.
+
+    Args:
+        remaining: what is left of each prompt, in the order in which they came.
+        budget: tokens of all of them together.
+    """
+    shares = [0] * len(remaining)
+    if not remaining:
+        return shares
+    shares[0] = min(remaining[0], max(1, budget // 4))
+    budget -= shares[0]
+    for index in sorted(range(len(remaining)), key=lambda index: remaining[index] - shares[index]):
+        more = min(remaining[index] - shares[index], budget)
+        shares[index] += more
+        budget -= more
+    return shares

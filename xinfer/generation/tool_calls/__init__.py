@@ -1,0 +1,73 @@
+"""Tool calls in a model's text, in the forms that are in use.
+
+==============  =====================================================================
+forms.py        the form of each family
+parser.py       what all parsers have in common: ``feed``, ``flush``, ``CallPart``
+json_form.py    arguments in JSON: Hermes, Llama 3, Mistral, DeepSeek, Kimi, gpt-oss
+tagged_form.py  every argument between tags: Qwen3-Coder, GLM, MiniMax
+schemas.py      the tools of a request, and what values without quotes mean
+==============  =====================================================================
+
+In which form a model writes is told from its chat template, see ``dialects.py``::
+
+    form = tool_form(template)                       # None: the model writes no calls
+    parser = form.parser(new_id, read_tools(tools))  # one for each answer
+    content, parts = parser.feed(text) ... parser.flush()
+    form.grammar(rules, tools, single=False)         # the same form, for calls that are forced
+"""
+
+import secrets
+from collections.abc import Mapping
+
+from xinfer.generation.dialects import Dialect, tool_dialect
+from xinfer.generation.tool_calls import forms
+from xinfer.generation.tool_calls.json_form import JsonForm
+from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
+from xinfer.generation.tool_calls.schemas import Tool, read_tools
+from xinfer.generation.tool_calls.tagged_form import TaggedForm
+
+__all__ = [
+    "CallPart",
+    "Tool",
+    "ToolCallParser",
+    "ToolForm",
+    "has_tool_calls",
+    "new_call_id",
+    "read_tools",
+    "tool_form",
+]
+
+ToolForm = JsonForm | TaggedForm
+
+FORMS: Mapping[Dialect, ToolForm] = {
+    Dialect.HERMES: forms.HERMES,
+    Dialect.QWEN_XML: forms.QWEN_XML,
+    Dialect.LLAMA_JSON: forms.LLAMA,
+    Dialect.MISTRAL: forms.MISTRAL_LIST,
+    Dialect.DEEPSEEK_V3: forms.DEEPSEEK_V3,
+    Dialect.DEEPSEEK_V31: forms.DEEPSEEK_V31,
+    Dialect.GLM: forms.GLM,
+    Dialect.KIMI: forms.KIMI,
+    Dialect.MINIMAX: forms.MINIMAX,
+    Dialect.HARMONY: forms.HARMONY,
+}
+
+
+def tool_form(template: str) -> ToolForm | None:
+    """How a model with this chat template writes calls; ``None``: it writes none, or in no form that is known here."""
+    dialect = tool_dialect(template)
+    if dialect is Dialect.MISTRAL and "[ARGS]" in template:
+        return forms.MISTRAL_NAMED
+    return None if dialect is None else FORMS.get(dialect)
+
+
+def has_tool_calls(template: str) -> bool:
+    """Whether calls of a model with this chat template can be read."""
+    return tool_form(template) is not None
+
+
+def new_call_id(form: ToolForm | None = None) -> str:
+    """The id of a call, of the kind that the form's template insists on."""
+    if form is None or not form.id_alphabet:
+        return f"call_{secrets.token_hex(12)}"
+    return "".join(secrets.choice(form.id_alphabet) for _ in range(form.id_length))

@@ -1,0 +1,140 @@
+"""The forms of tool calls that are in use, by family: what the templates of models show them of their own calls."""
+
+import re
+
+import msgspec
+
+from xinfer.generation.tool_calls.json_form import JsonForm
+from xinfer.generation.tool_calls.tagged_form import TaggedForm
+
+HERMES = JsonForm(
+    openings=("<tool_call>",),
+    written='<tool_call>\n{"name": "{name}", "arguments": {arguments}}\n</tool_call>',
+    separator="\n",
+    has_envelope=True,
+    close=("</tool_call>",),
+    marks=("<tool_call>", "</tool_call>"),
+)
+LLAMA = JsonForm(
+    openings=("<|python_tag|>",),
+    written='{"name": "{name}", "parameters": {arguments}}',
+    separator="; ",
+    has_envelope=True,
+    is_bare=True,
+    marks=("<|python_tag|>",),
+)
+MISTRAL_LIST = JsonForm(
+    openings=("[TOOL_CALLS]",),
+    first="[TOOL_CALLS] [",
+    written='{"name": "{name}", "arguments": {arguments}}',
+    separator=", ",
+    last="]",
+    has_envelope=True,
+    head=re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*(?=\{)"),
+    nexts=(",",),
+    ends=("]",),
+    marks=("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+    id_alphabet="abcdefghijklmnopqrstuvwxyz0123456789",
+    id_length=9,
+)
+MISTRAL_NAMED = msgspec.structs.replace(
+    MISTRAL_LIST, first="", written="[TOOL_CALLS]{name}[ARGS]{arguments}", separator="", last=""
+)
+DEEPSEEK_V3 = JsonForm(
+    openings=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+    section="<｜tool▁calls▁begin｜>",
+    first="<｜tool▁calls▁begin｜>",
+    written="<｜tool▁call▁begin｜>function<｜tool▁sep｜>{name}\n```json\n{arguments}\n```<｜tool▁call▁end｜>",
+    separator="\n",
+    last="<｜tool▁calls▁end｜>",
+    head=re.compile(r"\s*\w*\s*<｜tool▁sep｜>\s*(?P<name>[^\s<`]+)\s*```(?:json)?\s*(?=\{)"),
+    close=("<｜tool▁call▁end｜>",),
+    nexts=("<｜tool▁call▁begin｜>",),
+    ends=("<｜tool▁calls▁end｜>",),
+    marks=(
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁sep｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+)
+DEEPSEEK_V31 = msgspec.structs.replace(
+    DEEPSEEK_V3,
+    written="<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>",
+    separator="",
+    head=re.compile(r"\s*(?P<name>[^\s<]+)\s*<｜tool▁sep｜>\s*(?=\{)"),
+)
+KIMI = JsonForm(
+    openings=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
+    section="<|tool_calls_section_begin|>",
+    first="<|tool_calls_section_begin|>",
+    written="<|tool_call_begin|>functions.{name}:{number}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>",
+    last="<|tool_calls_section_end|>",
+    head=re.compile(r"\s*(?P<id>(?:functions\.)?(?P<name>[^\s<:]+):\d+)\s*<\|tool_call_argument_begin\|>\s*(?=\{)"),
+    close=("<|tool_call_end|>",),
+    nexts=("<|tool_call_begin|>",),
+    ends=("<|tool_calls_section_end|>",),
+    marks=(
+        "<|tool_calls_section_begin|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+    ),
+)
+HARMONY = JsonForm(
+    openings=("<|channel|>",),
+    written="<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}",
+    head=re.compile(r"\w+ to=functions\.(?P<name>[^\s<]+)[^{}]*?<\|message\|>\s*(?=\{)"),
+    close=("<|call|>", "<|end|>"),
+    is_single=True,
+    marks=("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>", "<|call|>"),
+)
+QWEN_XML = TaggedForm(
+    opening="<tool_call>",
+    lead="\n<function=",
+    named=">\n",
+    head=re.compile(r"\s*<function=(?P<name>[^>\s]+)\s*>"),
+    key="<parameter=",
+    key_pattern=re.compile(r"<parameter=(?P<key>[^>]+)>"),
+    argument="<parameter={key}>",
+    value_end="</parameter>",
+    between="\n",
+    own_line=True,
+    end="</function>",
+    close="</tool_call>",
+    behind="</function>\n</tool_call>",
+    marks=("<tool_call>", "</tool_call>"),
+)
+GLM = TaggedForm(
+    opening="<tool_call>",
+    lead="",
+    named="\n",
+    head=re.compile(r"\s*(?P<name>[^\s<{]+)\s*(?=<)"),
+    key="<arg_key>",
+    key_pattern=re.compile(r"<arg_key>(?P<key>[^<]+)</arg_key>\s*<arg_value>"),
+    argument="<arg_key>{key}</arg_key>\n<arg_value>",
+    value_end="</arg_value>",
+    between="\n",
+    end="",
+    close="</tool_call>",
+    behind="</tool_call>",
+    marks=("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+)
+MINIMAX = TaggedForm(
+    opening="<minimax:tool_call>",
+    lead='\n<invoke name="',
+    named='">\n',
+    head=re.compile(r'\s*<invoke name="(?P<name>[^">]+)"\s*>'),
+    key="<parameter name=",
+    key_pattern=re.compile(r'<parameter name="(?P<key>[^">]+)"\s*>'),
+    argument='<parameter name="{key}">',
+    value_end="</parameter>",
+    between="\n",
+    end="</invoke>",
+    close="</minimax:tool_call>",
+    behind="</invoke>",
+    shares_opening=True,
+    marks=("<minimax:tool_call>", "</minimax:tool_call>"),
+)

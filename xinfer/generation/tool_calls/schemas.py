@@ -1,0 +1,80 @@
+"""The tools of a request, as parsers and grammars see them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+_KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
+    ("null", type(None)),
+    ("boolean", bool),
+    ("integer", int),
+    ("number", (int, float)),
+    ("array", list),
+    ("object", dict),
+)
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function that may be called. ``parameters``: the JSON schema of its arguments."""
+
+    name: str
+    parameters: dict[str, Any]
+    strict: bool = False
+
+    def parameter(self, name: str) -> Mapping[str, Any]:
+        """The schema of one argument; empty where there is none."""
+        found = self.parameters.get("properties", {}).get(name)
+        return found if isinstance(found, dict) else {}
+
+
+def read_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """The tools of a request in the OpenAI shape.
+
+    A schema that lists properties and says nothing of others means that there are none.
+    """
+    found = []
+    for tool in tools:
+        function = tool["function"]
+        schema = dict(function.get("parameters") or {})
+        schema.setdefault("type", "object")
+        if "additionalProperties" not in schema and not schema.keys() & {"anyOf", "allOf", "oneOf", "$ref"}:
+            schema["additionalProperties"] = False
+        found.append(Tool(function["name"], schema, bool(function.get("strict"))))
+    return tuple(found)
+
+
+def kinds_of(schema: Mapping[str, Any]) -> frozenset[str]:
+    """The JSON types that a schema allows, as far as it says; empty: it does not."""
+    given = schema.get("type")
+    kinds = {given} if isinstance(given, str) else set(given or ())
+    for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        kinds |= kinds_of(branch) if isinstance(branch, dict) else set()
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if not kinds:
+        kinds = {_kind_of(value) for value in values}
+    return frozenset(kinds)
+
+
+def is_text(schema: Mapping[str, Any]) -> bool:
+    """Whether a value is a string, whatever it looks like."""
+    return kinds_of(schema) == {"string"}
+
+
+def typed(text: str, schema: Mapping[str, Any]) -> Any:
+    """What a value means that is written without quotes: by its schema, and text where it fits nothing else."""
+    kinds = kinds_of(schema)
+    if kinds == {"string"}:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if not kinds or _kind_of(value) in kinds or (_kind_of(value) == "integer" and "number" in kinds):
+        return value
+    return text if "string" in kinds else value
+
+
+def _kind_of(value: Any) -> str:
+    return next((name for name, kind in _KINDS if isinstance(value, kind)), "string")

@@ -1,0 +1,83 @@
+"""Replicas that should not stay where they are: their device is lost or unhealthy, or an operator drains it. Pure.
+
+What serves goes on until its replacement does: a replica on a faulty device may still answer, and is better than none.
+A move that was begun is carried through even if the device recovers: one that comes and goes moves nobody twice.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from xinfer.protocol import Cordon
+from xinfer.spec import ReplicaState
+from xinfer.supervisor.events import Target
+from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord
+
+Cordons = Mapping[Target, Cordon]
+
+
+def trouble(replica: PlacedReplica, worker: WorkerRecord | None) -> str:
+    """What is wrong with the devices of a replica; empty: nothing, or nobody knows because its worker is lost."""
+    if worker is None or not worker.alive:
+        return ""
+    for piece in replica.slices:
+        device = worker.devices.get(piece.device_id)
+        if device is None:
+            return f"device {piece.device_id} of worker {worker.hello.name} is gone"
+        if not device.healthy:
+            reason = device.health_reason or "no reason is known"
+            return f"device {piece.device_id} of worker {worker.hello.name} is not healthy: {reason}"
+    return ""
+
+
+def drained(replica: PlacedReplica, worker: WorkerRecord | None, cordons: Cordons) -> str:
+    """What an operator drains that a replica is on; empty: nothing."""
+    name = worker.hello.name if worker else replica.worker_id
+    for device_id in ("", *(piece.device_id for piece in replica.slices)):
+        cordon = cordons.get((replica.worker_id, device_id))
+        if cordon is not None and cordon.drain:
+            return f"device {device_id} of worker {name} is drained" if device_id else f"worker {name} is drained"
+    return ""
+
+
+def note_unwelcome(models: Iterable[ModelRecord], workers: Mapping[str, WorkerRecord], cordons: Cordons) -> None:
+    """Write down of every replica why it should not stay where it is."""
+    for model in models:
+        for replica in model.replicas.values():
+            worker = workers.get(replica.worker_id)
+            wrong = trouble(replica, worker)
+            replica.faulty = bool(wrong)
+            replica.unwelcome = wrong or (drained(replica, worker, cordons) if cordons else "")
+            replica.stuck = replica.stuck if replica.unwelcome else ""
+
+
+def due(models: Collection[ModelRecord]) -> Iterator[tuple[ModelRecord, PlacedReplica]]:
+    """The replicas that are to be moved now; a drained worker gives up those that serve one after the other.
+
+    One that failed waits for its user; if its device did that, it has no place to be moved from any more.
+    """
+    busy = {
+        replica.worker_id
+        for model in models
+        for replica in model.replicas.values()
+        if replica.moving and not replica.faulty
+    }
+    for model in models:
+        for replica in list(model.replicas.values()):
+            if not replica.unwelcome or replica.moving or replica.state is ReplicaState.FAILED:
+                continue
+            if replica.faulty or replica.state is not ReplicaState.READY:
+                yield model, replica
+            elif replica.worker_id not in busy:
+                yield model, replica
+                if replica.moving:  # whoever asked has found a place
+                    busy.add(replica.worker_id)
+
+
+def serves_on(model: ModelRecord, replica: PlacedReplica) -> bool:
+    """Whether a replica serves until its replacement does, rather than being replaced at once.
+
+    One on a faulty device may answer wrongly: it serves on only if no other does.
+    """
+    if replica.state is not ReplicaState.READY:
+        return False
+    others = (other for other in model.replicas.values() if other is not replica and not other.faulty)
+    return not replica.faulty or not any(other.state is ReplicaState.READY for other in others)

@@ -1,0 +1,108 @@
+"""The Python of each replica of a worker: found, or built first, and held until the replica holds it itself."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+
+from xinfer.errors import EnvironmentFailed
+from xinfer.spec import Deployment
+from xinfer.worker.environments.builds import Builds
+from xinfer.worker.environments.choice import Build, Choice, Foreign, Own, Ready, choose
+from xinfer.worker.environments.here import Environments, available_here, find_engine
+from xinfer.worker.environments.interpreter import Interpreter, foreign
+from xinfer.worker.environments.store import EnvironmentLock
+from xinfer.worker.environments.uv import Show
+
+LOOK_EVERY_S = 0.1
+"""How often an environment that is being removed or looked at is tried again."""
+
+
+class HeldPython:
+    """A Python that is sure to stay. ``interpreter`` is None for the worker's own."""
+
+    def __init__(self, interpreter: Interpreter | None = None, lock: EnvironmentLock | None = None) -> None:
+        self.interpreter = interpreter
+        self._lock = lock
+
+    @property
+    def path(self) -> str:
+        """Of the interpreter; empty for the worker's own."""
+        return str(self.interpreter.python) if self.interpreter is not None else ""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process of it needs in its environment."""
+        return self.interpreter.variables if self.interpreter is not None else {}
+
+    @contextlib.contextmanager
+    def handed_over(self) -> Iterator[tuple[int, ...]]:
+        """The file descriptors with which a process started in this block holds it in our place."""
+        try:
+            yield () if self._lock is None else (self._lock.descriptor,)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+
+class ReplicaPythons:
+    """Finds the Python of a replica by what its Deployment says and what is there."""
+
+    def __init__(self, environments: Environments, builds: Builds) -> None:
+        self._environments = environments
+        self._builds = builds
+
+    def ready(self, deployment: Deployment) -> HeldPython | None:
+        """The Python, if it is there; None: ``built`` has to wait for it.
+
+        Raises:
+            EnvironmentFailed: there is none, and none may be built.
+            InvalidRequest: the engine cannot have an environment here.
+        """
+        return self._held(self._choice(deployment), deployment)
+
+    async def built(self, deployment: Deployment, show: Show) -> HeldPython:
+        """The Python, once it is there, telling ``show`` how far it is.
+
+        Raises:
+            EnvironmentFailed: it cannot be built, or may not be; says why.
+            InvalidRequest: the engine cannot have an environment here.
+        """
+        while True:
+            choice = self._choice(deployment)
+            if isinstance(choice, Build):
+                await self._builds.built(choice.plan, show)
+                choice = Ready(choice.plan.name)
+            held = self._held(choice, deployment)
+            if held is not None:
+                return held
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _choice(self, deployment: Deployment) -> Choice:
+        request, name = deployment.environment, deployment.engine
+        return choose(
+            request,
+            name,
+            available_here(find_engine(name)),
+            self._environments.usable(),
+            lambda: self._environments.plan(name, request.packages),
+        )
+
+    def _held(self, choice: Choice, deployment: Deployment) -> HeldPython | None:
+        store = self._environments.store
+        match choice:
+            case Own():
+                return HeldPython()
+            case Foreign(python):
+                if not os.access(python, os.X_OK):
+                    raise EnvironmentFailed(f"there is no Python at {python} on this worker")
+                return HeldPython(foreign(store, python, deployment.envs))
+            case Ready(name):
+                lock = store.lock(name)
+                if lock.try_shared() and store.find(name) is not None:
+                    running = foreign(store, store.python(name), deployment.envs, environment_name=name)
+                    return HeldPython(running, lock)
+                lock.close()
+                return None
+            case Build():
+                return None

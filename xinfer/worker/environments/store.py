@@ -1,0 +1,197 @@
+"""The environments of a home: what is there, who uses it, and its removal.
+
+``environments/<name>/`` has the venv, the log of its building and, written last, ``environment.json``: without that
+record nothing in the folder counts. ``environments/.locks/<name>`` is held shared by every process that runs in the
+environment and exclusively by whoever builds or removes it. Such a lock is inherited by child processes and dies with
+the last of them, so that neither a ``kill -9`` nor a restarted worker leaves a wrong one behind.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+import xinfer
+from xinfer.errors import Conflict, NotFound
+from xinfer.processes import read_record, write_record
+from xinfer.worker.environments.plan import Machine
+
+MIB = 1024 * 1024
+RECORD_FILE = "environment.json"
+PROGRESS_FILE = "progress.json"
+LOG_FILE = "build.log"
+VENV = "venv"
+
+
+class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An environment that is ready. ``built_at``: epoch seconds."""
+
+    name: str
+    engine: str
+    version: str
+    """Of the engine's library, as it said in there."""
+    machine: Machine
+    """What it was made for."""
+    packages: tuple[str, ...]
+    """Everything that was installed, with its version."""
+    imports: tuple[str, ...] = ()
+    """Modules whose import shows that it works."""
+    extra: tuple[str, ...] = ()
+    """What was asked for beyond the engine's requirements."""
+    size_mib: int = 0
+    built_at: float = 0.0
+
+
+class EnvironmentLock:
+    """The lock of one environment; see the module. Closed, it stays with the processes that inherited it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def try_shared(self) -> bool:
+        """Take part in using it, unless it is being built or removed."""
+        return self._try(fcntl.LOCK_SH)
+
+    def try_exclusive(self) -> bool:
+        """Have it alone, unless anybody uses, builds or removes it."""
+        return self._try(fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Let go."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _try(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+class EnvironmentStore:
+    """All environments below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: str) -> Path:
+        """Where an environment is, or will be."""
+        return self.root / name
+
+    def python(self, name: str) -> Path:
+        """Its interpreter."""
+        return self.folder(name) / VENV / "bin" / "python"
+
+    def log(self, name: str) -> Path:
+        """What the installer said while it was built."""
+        return self.folder(name) / LOG_FILE
+
+    def lock(self, name: str) -> EnvironmentLock:
+        """Its lock, not yet taken.
+
+        Raises:
+            OSError: the home is not writable.
+        """
+        return EnvironmentLock(self.root / ".locks" / name)
+
+    def find(self, name: str) -> EnvironmentRecord | None:
+        """The environment, if it is ready."""
+        record = read_record(self.folder(name) / RECORD_FILE, EnvironmentRecord)
+        return record if record is not None and self.python(name).exists() else None
+
+    def ready(self) -> list[EnvironmentRecord]:
+        """Every environment that is ready, the newest first."""
+        found = [record for name in self.names() if (record := self.find(name)) is not None]
+        return sorted(found, key=lambda record: record.built_at, reverse=True)
+
+    def names(self) -> list[str]:
+        """Every environment, also those of which only a part is there."""
+        with contextlib.suppress(OSError):
+            return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return []
+
+    def is_used(self, name: str) -> bool:
+        """Whether a process runs in it, builds it or removes it."""
+        with self.lock(name) as lock:
+            return not lock.try_exclusive()
+
+    def remove(self, name: str) -> None:
+        """Remove an environment, or what is left of an unfinished one.
+
+        Raises:
+            NotFound: there is none of that name.
+            Conflict: replicas run in it, or it is being built.
+        """
+        if not self.folder(name).is_dir() or name not in self.names():
+            raise NotFound(f"there is no environment {name!r} here; xinfer engine list shows what there is")
+        with self.lock(name) as lock:
+            if not lock.try_exclusive():
+                what = "replicas run in it" if self.find(name) is not None else "it is being built"
+                raise Conflict(f"the environment {name} cannot be removed: {what}")
+            self.clear(name)
+
+    def clear(self, name: str) -> None:
+        """Remove everything of an environment whose lock the caller holds; its record goes first."""
+        folder = self.folder(name)
+        (folder / RECORD_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Free the disk of builds that were killed; their packages stay in the installer's cache, and their logs."""
+        for name in self.names():
+            if self.find(name) is None:
+                with self.lock(name) as lock:
+                    if lock.try_exclusive() and self.find(name) is None:
+                        shutil.rmtree(self.folder(name) / VENV, ignore_errors=True)
+
+    def own_code(self) -> Path:
+        """A folder with nothing in it but this very xinfer: on the path of another Python, it brings nothing else in.
+
+        Raises:
+            OSError: the home is not writable.
+        """
+        package = Path(xinfer.__file__).resolve().parent
+        folder = self.root / ".code" / hashlib.sha256(bytes(package)).hexdigest()[:12]
+        link = folder / "xinfer"
+        if not link.is_symlink():
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # another process was as quick
+                link.symlink_to(package, target_is_directory=True)
+        return folder
+
+    def write(self, record: EnvironmentRecord) -> None:
+        """From now on the environment is ready."""
+        write_record(self.folder(record.name) / RECORD_FILE, record)
+
+
+def size_mib(folder: Path) -> int:
+    """What a folder takes on disk. Files that uv shares with its cache by hard links count too."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for stat in _stats(folder):
+        if (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_blocks * 512
+    return total // MIB
+
+
+def _stats(folder: Path) -> Iterator[os.stat_result]:
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                yield (Path(parent) / file).lstat()

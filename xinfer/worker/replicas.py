@@ -1,0 +1,129 @@
+"""What a worker knows of each of its replicas, and how it shows that. Its core changes these."""
+
+import math
+from dataclasses import dataclass
+
+from xinfer.protocol import Assignment, ReplicaStatus, ReplicaView
+from xinfer.spec import ReplicaState
+
+
+@dataclass
+class RunningProcess:
+    """The one process of a replica."""
+
+    instance: str
+    assignment: Assignment
+    pid: int = 0
+    address: str = ""
+    view: ReplicaView | None = None
+    ending: bool = False
+    hung_for_s: float | None = None
+    offence: str = ""
+    """Why it had to be ended."""
+
+    @property
+    def is_starting(self) -> bool:
+        """It has not been READY yet."""
+        return self.view is None or self.view.state not in (ReplicaState.READY, ReplicaState.DRAINING)
+
+
+@dataclass
+class Replica:
+    """What is wanted of a replica, what runs of it, and how it went so far with the wanted generation."""
+
+    replica_id: str
+    wanted: Assignment | None
+    process: RunningProcess | None = None
+    ready_since: float | None = None
+    was_ready: bool = False
+    deaths: int = 0
+    """Since it was last stable; decides the backoff."""
+    offences: int = 0
+    """Since it was last forgiven."""
+    spawned: int = 0
+    retry_at: float = 0.0
+    crowded_since: float | None = None
+    """Since when it is kept from starting by nothing but what devices report."""
+    turn: float = math.inf
+    """Its place among those who wait for others to start; infinite: it does not wait."""
+    waits_for: str = ""
+    """What it waits for then, for people."""
+    failed: bool = False
+    reason: str = ""
+    warning: str = ""
+    state: ReplicaState = ReplicaState.PENDING
+    since: float = 0.0
+
+    @property
+    def shown(self) -> Assignment | None:
+        """The assignment that a status is about: of what runs, else of what is wanted."""
+        return self.process.assignment if self.process else self.wanted
+
+    @property
+    def is_obsolete(self) -> bool:
+        """Its process is not the one that is wanted."""
+        return self.process is not None and (
+            self.wanted is None or self.wanted.generation != self.process.assignment.generation
+        )
+
+    def want(self, assignment: Assignment | None) -> None:
+        """Take a new wish over; another generation starts with a clean record."""
+        if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
+            self.ready_since, self.was_ready, self.failed, self.reason = None, False, False, ""
+            self.deaths, self.offences, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0, 0.0, None
+        self.wanted = assignment
+
+    def begin(self, process: RunningProcess) -> None:
+        """A process of it is being started: whatever it waited for is over."""
+        self.process = process
+        self.spawned += 1
+        self.crowded_since, self.retry_at, self.turn = None, 0.0, math.inf
+
+
+def state_of(replica: Replica) -> ReplicaState:
+    """Its state as others are told."""
+    process = replica.process
+    if process is None:
+        return ReplicaState.FAILED if replica.failed else ReplicaState.PENDING
+    if process.ending:
+        return ReplicaState.DRAINING
+    if process.view is None or process.view.state is ReplicaState.PENDING or process.view.state.is_final:
+        # Final ones are about to exit; what becomes of the replica is decided when they have.
+        return ReplicaState.STARTING
+    return process.view.state
+
+
+def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
+    """Everything that others are told of it; ``assignment`` is the one that this is about."""
+    process = replica.process
+    view = process.view if process else None
+    ready = replica.state is ReplicaState.READY
+    return ReplicaStatus(
+        replica_id=replica.replica_id,
+        model_uid=assignment.deployment.model_uid,
+        generation=assignment.generation,
+        revision=assignment.deployment.revision,
+        state=replica.state,
+        stage=view.stage if view else _waiting_stage(replica),
+        progress=view.progress if view else 0.0,
+        reason=replica.reason,
+        restarts=max(0, replica.spawned - 1),
+        was_ready=replica.was_ready,
+        since=replica.since,
+        pid=process.pid if process else 0,
+        control_address=process.address if process else "",
+        endpoint=view.endpoint if view and ready else None,
+        slices=assignment.slices,
+        served=bool(view and view.served),
+        warning=replica.warning,
+    )
+
+
+def _waiting_stage(replica: Replica) -> str:
+    if replica.process is not None:
+        return "starting the process"
+    if replica.failed:
+        return "failed"
+    if replica.waits_for:
+        return f"waiting: {replica.waits_for}"
+    return "waiting to be restarted" if replica.deaths else "waiting for room"
