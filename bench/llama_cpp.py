@@ -36,6 +36,8 @@ SHARERS = 8
 START_LIMIT_S = 120.0
 POLL_S = 0.05
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+BROKEN = (Refused, OSError, ValueError, asyncio.IncompleteReadError)
+"""How answers that do not come to their end show: a chunk that is cut off is no number, for instance."""
 
 
 # --- the model ---
@@ -209,7 +211,7 @@ async def load(server: Server, clients: int, tokens: int, repeats: int, first: i
         try:
             for turn in range(repeats):
                 body = body_of(first + number * repeats + turn, tokens)
-                with contextlib.suppress(Refused, OSError, asyncio.IncompleteReadError):
+                with contextlib.suppress(*BROKEN):
                     answer = json.loads(await connection.post("/v1/completions", body))
                     whole += int(answer["usage"]["completion_tokens"])
                     continue
@@ -230,7 +232,7 @@ async def broken_streams(server: Server, clients: int, tokens: int) -> int:
     async def client(number: int) -> bool:
         try:
             answer = await ask(server.port, "/v1/completions", body_of(number, tokens, stream=True))
-        except (Refused, OSError, asyncio.IncompleteReadError):
+        except BROKEN:
             return True
         return b"data: [DONE]" not in answer
 

@@ -237,7 +237,7 @@ def placements(seed: int) -> None:
         print(f"    {name:<36}{standing:>9.2f}{changing:>16.2f}{scan:>12.1f}{scan / standing:>7.0f}x")
     described = cpu_ms(lambda: explain(QUESTIONS["more memory than any has"], workers), 3)
     known = [[room.device for room in worker.by_id.values()] for worker in workers]
-    built = cpu_ms(lambda: [Rooms(devices) for devices in known], 3)
+    built = cpu_ms(lambda: [Rooms(devices).by_id for devices in known], 3)
     cluster_of_all = supervised(workers)
     wanted = deployment("second", 1)
 

@@ -219,6 +219,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int | None = None
     """The same as ``gpumem``."""
     envs: dict[str, str] = {}
+    fallback: str | None = None
+    """The model_uid that stands in where nothing serves this one, or its queues are full."""
     environment: str | None = None
     """"auto", "none", "own", or the folder of a virtual environment on the workers."""
     python: str | None = None

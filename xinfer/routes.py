@@ -41,6 +41,8 @@ class ModelRoute(msgspec.Struct, frozen=True):
     """Epoch seconds."""
     message: str = ""
     """Why it is not ready, for people."""
+    fallback: str = ""
+    """The model that is asked where nothing serves this one, or its queues are full; empty: none."""
     card: dict[str, object] = {}
     """What ``GET /v1/models/{uid}`` shows beside id and object."""
 

@@ -127,6 +127,11 @@ def cluster_token(settings: Settings) -> str:
     return token
 
 
+def has_cluster_token(settings: Settings) -> bool:
+    """Whether ``cluster_token`` would find one, rather than make it."""
+    return bool(os.environ.get("XINFER_CLUSTER_TOKEN")) or settings.token_file.exists()
+
+
 def authenticate_actors(settings: Settings) -> None:
     """Put the token where xoscar signs its frames with it. Call before the first actor pool or reference."""
     os.environ["XOSCAR_AUTH_KEY"] = cluster_token(settings)

@@ -200,6 +200,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     """Engine keywords, checked against the engine's own ``Options``."""
     envs: dict[str, str] = {}
+    fallback: str = ""
+    """The model_uid that gateways ask where nothing serves this one, or its queues are full; empty: none."""
     environment: EnvironmentRequest = EnvironmentRequest()
     estimates: tuple[Estimate, ...] = ()
     """What a replica needs, where the request leaves that open: on CPUs and on accelerators."""

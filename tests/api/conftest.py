@@ -173,10 +173,11 @@ class Stage:
         ops: Any = frozenset(Op),
         availability: Availability = Availability.READY,
         message: str = "",
+        fallback: str = "",
     ) -> None:
         """Send the gateway a newer table, in which a model is so."""
         endpoints = tuple(replica.endpoint for replica in replicas)
-        route = ModelRoute(uid, tuple(sorted(ops)), availability, endpoints, message=message)
+        route = ModelRoute(uid, tuple(sorted(ops)), availability, endpoints, message=message, fallback=fallback)
         self._models = self._models | {uid: route}
         self._send_table()
 

@@ -184,8 +184,19 @@ def test_the_status_shows_who_takes_nothing_new(api, answer, run):
     workers = [
         {"worker_id": "1", "name": "node-7", "alive": True, "cordoned": True, "draining": True},
         {"worker_id": "2", "name": "node-8", "alive": True, "cordoned": True},
-        {"worker_id": "3", "name": "node-9", "alive": True},
+        {
+            "worker_id": "3",
+            "name": "node-9",
+            "alive": True,
+            "devices": [
+                {"device_id": "gpu-0", "cordoned": True},
+                {"device_id": "gpu-1", "cordoned": True, "draining": True},
+                {"device_id": "gpu-2"},
+            ],
+        },
     ]
     api.on("GET", "/v1/cluster/info", answer(body={"workers": workers}))
     shown = run("status").stdout
-    assert shown.count("draining") == shown.count("cordoned") == 1
+    assert shown.count("draining") == shown.count("cordoned") == 2
+    assert "gpu-0 cordoned" in shown
+    assert "gpu-1 draining" in shown

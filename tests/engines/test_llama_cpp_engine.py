@@ -490,6 +490,21 @@ def test_a_full_cache_makes_the_youngest_wait_and_loses_nothing():
     assert max(report.kv_usage for report in reports) <= 1
 
 
+def test_candidates_of_a_prompt_survive_the_loss_of_its_slot():
+    runner = open_model(kv_unified=True, n_ctx=256, n_parallel=4, prefill_chunk=20).runner
+    prompts = [[40 + index + step for step in range(90)] for index in range(3)]
+    sequences = [
+        Sequence(prompt, Sampling(temperature=0, max_tokens=60, logprobs=1), receiver=None, prompt_candidates=[])
+        for prompt in prompts
+    ]
+    for one in sequences:
+        runner.add(one)
+    while runner.has_work():
+        runner.step()
+    assert [len(one.generated) for one in sequences] == [60] * 3
+    assert [len(one.prompt_candidates) for one in sequences] == [90] * 3
+
+
 def test_what_nobody_uses_is_forgotten_first_when_a_shared_cache_is_full(golden):
     async def use(engine):
         for entry in golden["demo-chat"][:24]:

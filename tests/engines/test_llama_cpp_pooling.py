@@ -216,6 +216,24 @@ def test_only_known_sizes_are_cut(embedder):
     asyncio.run(main())
 
 
+def test_a_model_that_continues_text_embeds_as_well(golden):
+    texts = golden["demo-embed"]["corpus"][:9]
+
+    async def use(engine):
+        alone = [await embed(engine, text) for text in texts]
+        return np.concatenate(alone), await embed(engine, texts)
+
+    path = DEMO / "demo-chat" / "demo-chat.gguf"
+    alone, together = with_model(path, Kind.EMBEDDING, use, pooling_type="last", n_ubatch=512, max_model_len=300)
+    assert alone.shape == (9, 128)
+    assert (alone * together).sum(1) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_encoder_is_no_language_model(embedder):
+    with pytest.raises(LoadFailed, match="model_type=embedding"):
+        with_model(embedder, Kind.LLM, use=None)
+
+
 # --- rerank ---
 
 

@@ -18,7 +18,6 @@ from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Call, Head, Load, parse_options
 from xinfer.engines.remote import ENGINE
 from xinfer.engines.remote import engine as module
-from xinfer.engines.remote.naming import renamed
 from xinfer.engines.remote.options import RemoteOptions
 from xinfer.engines.remote.refusing import refused
 from xinfer.errors import (
@@ -32,6 +31,7 @@ from xinfer.errors import (
     XinferError,
 )
 from xinfer.ops import Kind, Op
+from xinfer.protocols.naming import renamed
 from xinfer.spec import Deployment, Format, ModelSpec
 
 ENDPOINT = Path(__file__).parents[1] / "fakes" / "endpoint" / "server.py"

@@ -14,9 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from fakes.tiny_qwen import write_tiny_qwen  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, Tokenizer, decoders, models  # noqa: E402
 
 import xinfer.catalog  # noqa: E402
 from xinfer.devices import DeviceSlice, Grant, Lease  # noqa: E402
@@ -37,35 +38,7 @@ TEXT = Path(__file__).read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A random Qwen3 with a tokenizer of its own. Large weights make it decided, so that rounding changes nothing."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=510, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([TEXT], trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<|turn|>", "<|end|>")])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    end = tokenizer.token_to_id("<|end|>")
-    config = transformers.Qwen3Config(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        initializer_range=0.4,
-        eos_token_id=end,
-        bos_token_id=None,
-    )
-    torch.manual_seed(7)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "<|end|>"}))
-    return folder
+    return write_tiny_qwen(tmp_path_factory.mktemp("tiny"), TEXT, TEMPLATE)
 
 
 def spec_of(folder: Path) -> ModelSpec:

@@ -57,6 +57,31 @@ def test_arguments_of_earlier_calls_become_objects():
     assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '<x>' + arguments + '</x>' }}",
+        "{{ '<x>' ~ arguments ~ '</x>' }}",
+        "<x>{{ arguments }}</x>",
+        "<x>{% if arguments is string %}{{ arguments }}{% else %}{{ arguments | tojson }}{% endif %}</x>",
+        "<x>{{ arguments | string }}</x>",
+        '<x>{% for key, value in arguments.items() %}{"{{ key }}": "{{ value }}"}{% endfor %}</x>',
+    ],
+)
+def test_arguments_can_be_written_out_as_well_as_looked_into(source):
+    # DeepSeek's templates join them to text, Llama's make JSON of them, GLM's take them apart.
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"<a>": "é"}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    named = "{% set arguments = messages[0].tool_calls[0].function.arguments %}"
+    assert render(named + source, [message]) == '<x>{"<a>": "é"}</x>'
+
+
+def test_thoughts_in_the_history_have_two_names():
+    message = {"role": "assistant", "content": "a", "reasoning": "hm"}
+    assert render("{{ messages[0].reasoning_content }}", [message]) == "hm"
+    assert render("{{ messages[0].reasoning_content }}", [{**message, "reasoning_content": "so"}]) == "so"
+
+
 def test_developer_is_called_system_where_the_template_knows_no_developer():
     message = {"role": "developer", "content": "x"}
     assert render(TURNS, [message]) == "<system>x</s>\n"

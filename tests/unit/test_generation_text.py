@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xinfer.generation.detokenizer import ByteDetokenizer, WindowDetokenizer, byte_pieces
+from xinfer.generation.detokenizer import ByteDetokenizer, MarkedDetokenizer, WindowDetokenizer, byte_pieces
+from xinfer.generation.harmony import HarmonySplitter
+from xinfer.generation.marks import shown_marks
 from xinfer.generation.reasoning import ReasoningSplitter, reasoning_form
 from xinfer.generation.stop import StopStrings
 
@@ -132,6 +134,31 @@ def test_a_window_gives_what_decoding_at_once_gives(tokens):
     assert shown == decode_words(tokens)
 
 
+MARKS = {100: "[CALL]", 101: "[ARGS]"}
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3, 4, 5, 100, 101]), max_size=30), st.data())
+def test_marks_stay_visible_between_pieces_of_text(tokens, data):
+    detokenizer = MarkedDetokenizer(lambda: WindowDetokenizer(decode_words), MARKS)
+    expected, between = "", []
+    for token in tokens:
+        if token in MARKS:
+            expected, between = expected + decode_words(between) + MARKS[token], []
+        else:
+            between.append(token)
+    expected += decode_words(between)
+    if "\ufffd" in expected:
+        return
+    assert "".join(map(detokenizer.feed, data.draw(batches_of(tokens)))) + detokenizer.flush() == expected
+
+
+def test_the_marks_that_stay_visible_are_those_of_the_template():
+    assert shown_marks("plain") == {"<think>", "</think>"}
+    assert shown_marks("<tool_call>") >= {"<think>", "<tool_call>", "</tool_call>"}
+    assert "[ARGS]" in shown_marks("[TOOL_CALLS]")
+    assert "<|channel|>" in shown_marks("<|channel|> analysis functions")
+
+
 # --- thoughts ---
 
 
@@ -160,6 +187,78 @@ def split_thoughts(prompt: str, pieces: list[str]) -> tuple[str, str]:
 def test_thoughts_are_split_from_the_answer(prompt, text, split, data):
     assert split_thoughts(prompt, data.draw(pieces_of(text))) == split
     assert split_thoughts(prompt, list(text)) == split
+
+
+CHANNELS = [
+    ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.", ("Hm.", "Yes.")),
+    (
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>c"
+        ),
+        ("a\nb", "c"),
+    ),
+    (
+        "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>final<|message|>c",
+        ("", "I look.\nc"),
+    ),
+    ("<|channel|>final <|constrain|>json<|message|>{}<|return|>", ("", "{}")),
+    ("<|channel|>analysis<|message|>cut o", ("cut o", "")),
+    ("<|channel|>analysis<|message|>cut <|e", ("cut <|e", "")),
+    ("<|channel|>fin", ("", "")),
+    ("just an answer", ("", "just an answer")),
+    ("assembled without marks", ("", "assembled without marks")),
+    (
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+            '<|constrain|>json<|message|>{"x": 1}<|call|>'
+        ),
+        ("a", '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'),
+    ),
+    (
+        " to=functions.f<|channel|>commentary<|message|>{}",
+        ("", "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "split"), CHANNELS)
+@given(data=st.data())
+def test_channels_are_thoughts_answers_and_calls(text, split, data):
+    def read(pieces: list[str]) -> tuple[str, str]:
+        splitter = HarmonySplitter()
+        results = [splitter.feed(piece) for piece in pieces] + [splitter.flush()]
+        return "".join(thoughts for thoughts, _ in results), "".join(answer for _, answer in results)
+
+    assert read(list(text)) == read([text]) == split
+    assert read(data.draw(pieces_of(text))) == split
+
+
+def test_a_splitter_knows_when_it_is_in_thoughts():
+    splitter = HarmonySplitter()
+    states = []
+    for piece in (
+        "<|channel|>analysis<|message|>",
+        "Hm.",
+        "<|end|>",
+        "<|start|>assistant<|channel|>final<|message|>",
+        "a",
+    ):
+        splitter.feed(piece)
+        states.append(splitter.thinking)
+    assert states == [True, True, False, False, False]
+    assert not splitter.over
+    tagged = ReasoningSplitter("[THINK]", "[THINK]", "[/THINK]")
+    assert tagged.thinking
+    assert tagged.feed("a[/THINK]b") == ("a", "b")
+    assert (tagged.thinking, tagged.over) == (False, True)
+
+
+def test_a_prompt_that_closes_the_thoughts_leaves_none_to_split():
+    form = reasoning_form("</think>")
+    assert form.splitter("<think></think>\n") is None
+    assert form.splitter("<think>\n") is not None
+    assert isinstance(reasoning_form("<|channel|> analysis").splitter("x"), HarmonySplitter)
 
 
 def test_reasoning_is_found_in_template_or_vocabulary():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xinfer.engines.llama_cpp.pace import ALONE_S, BESIDE_S, FIRST, LEAST, Pace
 from xinfer.engines.llama_cpp.slots import LEAST_SHARED, Coming, Found, SlotTable, common_prefix, shares_of
 from xinfer.engines.token_engine import Sequence
 from xinfer.generation.sampling import Sampling
@@ -88,7 +89,7 @@ def test_the_slot_that_was_used_longest_ago_is_given_away():
 def test_a_prompt_waits_for_another_that_begins_alike_and_is_being_read():
     table = SlotTable(2)
     leader = occupy(table, [*SYSTEM, 1], read=10)
-    assert table.place([*SYSTEM, 2]) == Coming(leader, len(SYSTEM))
+    assert table.place([*SYSTEM, 2]) == Coming(leader, leader.sequence, len(SYSTEM))
     leader.filled = len(SYSTEM)
     assert table.place([*SYSTEM, 2]).shared == len(SYSTEM)
 
@@ -103,6 +104,67 @@ def test_nothing_is_shared_where_it_must_not_be():
     for table, anew in ((SlotTable(2, shares=False), False), (SlotTable(2), True)):
         table.free(occupy(table, SYSTEM))
         assert table.place([*SYSTEM, 1], anew=anew).shared == 0
+
+
+def test_slots_are_taken_side_by_side():
+    table = SlotTable(8)
+    slots = [occupy(table, [index] * 9) for index in range(6)]
+    assert [slot.number for slot in table.busy] == [0, 1, 2, 3, 4, 5]
+    table.free(slots[2])
+    table.free(slots[0])
+    assert [slot.number for slot in table.gaps()] == [2]
+    assert table.place([9] * 9).slot is slots[2]  # fills the gap, though another one has been free for longer
+
+
+def test_there_are_no_gaps_where_neighbours_do_not_matter():
+    table = SlotTable(8, neighbours=False)
+    slots = [occupy(table, [index] * 9) for index in range(3)]
+    table.free(slots[1])
+    assert table.gaps() == []
+
+
+def test_a_gap_that_is_too_wide_is_left_open():
+    table = SlotTable(8)
+    slots = [occupy(table, [index] * 9) for index in range(6)]
+    for index in (1, 2, 3):
+        table.free(slots[index])
+    assert table.gaps() == []
+    table.free(slots[4])
+    occupy(table, [8] * 9)
+    assert [slot.number for slot in table.busy] in ([0, 1, 5], [0, 4, 5], [0, 5, 6])
+
+
+def test_the_oldest_memory_is_given_up_first():
+    table = SlotTable(3)
+    first, second = occupy(table, [1] * 9), occupy(table, [2] * 9)
+    assert table.oldest_memory() is None
+    table.free(second)
+    table.free(first)
+    assert table.oldest_memory() is second
+    table.forget(second)
+    assert table.oldest_memory() is first
+
+
+def test_the_pace_keeps_steps_short():
+    pace = Pace(512)
+    assert pace.tokens(alone=True) == FIRST
+    pace.note(FIRST, FIRST * 0.001)  # a thousand tokens a second
+    assert pace.tokens(alone=True) == int(ALONE_S * 1000)
+    assert pace.tokens(alone=False) == int(BESIDE_S * 1000)
+    pace.note(3, 100.0)  # too few to say anything
+    assert pace.tokens(alone=False) == int(BESIDE_S * 1000)
+    for _ in range(30):
+        pace.note(16, 16.0)
+    assert pace.tokens(alone=True) == LEAST
+    for _ in range(60):
+        pace.note(512, 0.001)
+    assert pace.tokens(alone=False) == 512
+
+
+def test_a_pace_can_be_given():
+    pace = Pace(512, fixed=40)
+    pace.note(40, 100.0)
+    assert (pace.tokens(alone=False), pace.tokens(alone=True)) == (40, 512)
 
 
 def test_a_freed_slot_knows_what_the_cache_holds_and_no_more():

@@ -236,7 +236,7 @@ def test_an_answer_that_reaches_its_limit():
 
 
 def test_a_stop_string_ends_the_work_and_is_not_shown():
-    engine = ScriptedEngine("one two three " * 50)
+    engine = ScriptedEngine("one two three " * 5000, context_length=100_000)  # longer than anybody takes to say stop
     body = with_engine(engine, lambda: frames(engine, Op.CHAT, stop="two"))[1]
     answer = json.loads(body)
     assert (answer["choices"][0]["message"]["content"], answer["choices"][0]["finish_reason"]) == ("one ", "stop")
@@ -257,6 +257,49 @@ def test_thoughts_are_apart_from_the_answer():
     assert (message["reasoning_content"], message["content"]) == ("hm", "yes")
     closed = ask("<think>not thoughts</think>")["choices"][0]["message"]
     assert closed["content"] == "<think>not thoughts</think>"  # the prompt closed them already
+
+
+def test_thoughts_are_counted():
+    thoughts = "<think>\nhm\n</think>"
+    usage = ask(f"{thoughts}\n\nyes", enable_thinking=True)["usage"]
+    # From the letter that completes the first tag to the one that completes the last: every byte is a token here.
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": len(thoughts) - len("<think>") + 1}
+    assert ask("no thoughts", enable_thinking=True)["usage"]["completion_tokens_details"] == {"reasoning_tokens": 0}
+    assert "completion_tokens_details" not in ask("yes")["usage"]  # the prompt closed them already
+
+
+# --- answers held to a form (the tests with real models show how they are held to it) ---
+
+
+def test_an_answer_is_complete_with_its_form():
+    answer = ask("yes and more", guided_choice=["yes", "no"])
+    assert answer["choices"][0]["message"]["content"] == "yes"
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"]["completion_tokens"] == 3
+    assert ask("yes", guided_regex="[a-z]+")["choices"][0]["message"]["content"] == "yes"  # the end token ends it
+
+
+def test_a_sequence_that_leaves_its_form_fails_alone():
+    engine = ScriptedEngine("yes")
+
+    async def use() -> list[Any]:
+        left = frames(engine, Op.CHAT, guided_choice=["no"])
+        held = frames(engine, Op.CHAT, guided_choice=["yes"])
+        return await asyncio.gather(left, held, return_exceptions=True)
+
+    left, held = with_engine(engine, use)
+    assert isinstance(left, InvalidRequest)
+    assert left.param == "guided_choice"
+    assert json.loads(held[1])["choices"][0]["message"]["content"] == "yes"
+
+
+def test_forced_calls_are_read_like_others():
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    named = {"type": "function", "function": {"name": "f"}}
+    for choice in ("required", named):
+        answer = ask(call, tools=TOOLS, tool_choice=choice)["choices"][0]
+        assert answer["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+        assert answer["finish_reason"] == "tool_calls"
 
 
 def test_tool_calls_only_where_tools_are_given():
@@ -426,7 +469,7 @@ def test_a_runner_that_fails_ends_every_request_and_all_later_ones(stream):
 
 
 def test_closing_the_engine_fails_what_is_under_way():
-    engine = ScriptedEngine("x" * 500)
+    engine = ScriptedEngine("x" * 50_000, context_length=100_000)  # more than it can write until the closing begins
 
     async def use() -> None:
         engine.runner.gate.clear()

@@ -75,6 +75,7 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
         "context_length": spec.context_length,
         "replica": deployment.replicas,
         "revision": deployment.revision,
+        "fallback": deployment.fallback,
         "options": _shown_options(deployment),
     }
 

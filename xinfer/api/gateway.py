@@ -98,11 +98,12 @@ class Gateway:
             raise InvalidRequest(f"the model {model!r} cannot do {op}; it can do: {able}", param="model")
         return route
 
-    async def answers(self, call: Call) -> AsyncGenerator[CallStream, None]:
+    async def answers(self, call: Call, *, patient: bool = True) -> AsyncGenerator[CallStream, None]:
         """The call's answer, as a stream whose head has arrived.
 
         Whoever asks for a further one says that the replica died before the client saw anything of the last. A replica
         that dies earlier, or that refuses because it is full or drains, is replaced by another one without a word.
+        ``patient``: wait for a model that is being brought back; else that is NotReady at once.
 
         Raises:
             XinferError: why there is no answer.
@@ -111,7 +112,7 @@ class Gateway:
         refusal: XinferError | None = None
         lost = 0
         while lost < MAX_LOST:
-            link = await self._choose(call, refused, refusal)
+            link = await self._choose(call, refused, refusal, self._recover_wait_s if patient else 0.0)
             stream = link.open(call)
             try:
                 while stream.head is None and not stream.ended:
@@ -130,20 +131,20 @@ class Gateway:
                 refusal = RelayedError(stream.failure)
         raise ReplicaLost(f"{MAX_LOST} replicas of {call.model!r} died while they worked on this request")
 
-    async def _choose(self, call: Call, refused: Collection[str], refusal: XinferError | None) -> ReplicaLink:
-        """A connected replica that has not refused this call; waits while one is being brought back."""
+    async def _choose(
+        self, call: Call, refused: Collection[str], refusal: XinferError | None, wait_s: float
+    ) -> ReplicaLink:
+        """A connected replica that has not refused this call; waits ``wait_s`` while one is being brought back."""
         link = self._pick(call, refused, refusal)
         if link is not None:
             return link
         try:
-            async with asyncio.timeout(self._recover_wait_s):
+            async with asyncio.timeout(wait_s):
                 while link is None:
                     await self._changed.wait()
                     link = self._pick(call, refused, refusal)
         except TimeoutError:
-            raise NotReady(
-                f"no replica of {call.model!r} came back within {self._recover_wait_s:g} s", retry_after=5
-            ) from None
+            raise NotReady(f"no replica of {call.model!r} came back within {wait_s:g} s", retry_after=5) from None
         return link
 
     def _pick(self, call: Call, refused: Collection[str], refusal: XinferError | None) -> ReplicaLink | None:

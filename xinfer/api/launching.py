@@ -45,6 +45,9 @@ class LaunchBody(BaseModel):
     worker_ip: str | None = None
     memory_mib: int | None = Field(None, ge=1, description="The same as gpumem; default: an estimate")
     envs: dict[str, str] | None = None
+    fallback: str | None = Field(
+        None, description="The model that answers where nothing serves this one, or its queues are full"
+    )
     environment: str | None = Field(
         None,
         description="Which Python runs it. auto: the worker's where it has the engine, else an environment of the "

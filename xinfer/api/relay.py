@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from xinfer.api.errors import RelayedError, sse_error
+from xinfer.api.fallback import HEADER, fallback_of, stand_in
 from xinfer.api.gateway import Gateway
 from xinfer.channel.link import CallStream
 from xinfer.engines.base import Call, Head
@@ -163,10 +164,23 @@ class HotRoute:
             watching.cancel()
 
     async def _relay(self, call: Call, answer: "_Answer") -> None:
-        async with contextlib.aclosing(self._gateway.answers(call)) as streams:
-            async for stream in streams:
-                if await answer.relay(stream):
-                    return
+        """Until the model has answered, or the one that stands in for it, or the one that stands in for that."""
+        models, tried = self._gateway.table.models, {call.model}
+        while True:
+            patient = not fallback_of(call, models, tried)
+            try:
+                async with contextlib.aclosing(self._gateway.answers(call, patient=patient)) as streams:
+                    async for stream in streams:
+                        if await answer.relay(stream):
+                            return
+            except XinferError as error:
+                other = None if answer.begun else stand_in(error, call, models, tried)
+                if other is None:
+                    raise
+                self._metrics.fell_back(call.model, other.model)
+                tried.add(other.model)
+                answer.stand_in = other.model
+                call = other
 
 
 class _Answer:
@@ -175,13 +189,16 @@ class _Answer:
     def __init__(self, op: Op, request_id: str, send: Send, gateway: Gateway, metrics: GatewayMetrics) -> None:
         self.model = ""
         """Of the request, once it is known."""
+        self.stand_in = ""
+        """The model that is asked in its place."""
+        self.begun = False
+        """The client has seen something of it."""
         self._op = op
         self._request_id = request_id.encode()
         self._send = send
         self._gateway = gateway
         self._metrics = metrics
         self._started = time.perf_counter()
-        self._begun = False
 
     async def relay(self, stream: CallStream) -> bool:
         """Send the answer on; False if its replica died before the client saw anything of it.
@@ -227,13 +244,15 @@ class _Answer:
         return True
 
     async def _start(self, head: Head, *more: tuple[bytes, bytes]) -> None:
-        self._begun = True
+        self.begun = True
         headers = [*head.headers, (b"x-request-id", self._request_id), *more]
+        if self.stand_in:
+            headers.append((HEADER, self.stand_in.encode()))
         await self._send({"type": "http.response.start", "status": head.status, "headers": headers})
 
     async def fail(self, error: XinferError, *headers: tuple[bytes, bytes]) -> None:
         """Answer with an error, unless an answer has begun."""
-        if not self._begun:
+        if not self.begun:
             body = error.encode()
             head = Head(error.status, ((b"content-type", b"application/json"), *headers))
             extra = tuple((name.encode(), value.encode()) for name, value in error.headers().items())

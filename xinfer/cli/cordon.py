@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from xinfer.cli.options import ApiKey, Endpoint, connect
 from xinfer.cli.screen import complain, err, out
@@ -103,8 +104,10 @@ def _follow(client: Client, said: CordonStatus, timeout_s: float | None) -> tupl
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
+        # As much of it as there is room for, so that the bar stays what it is.
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         console=err,
+        expand=True,
     )
     left: tuple[ReplicaProgress, ...] = ()
     with progress:

@@ -170,12 +170,13 @@ def _environments_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="Environments")
     for column in ("environment", "version", "state", "MiB", "built"):
         table.add_column(column, no_wrap=True)
-    table.add_column("used by")
-    table.add_column("extra packages")
+    lists = [column for column in ("used_by", "extra") if any(row.get(column) for row in rows)]
+    for column in lists:
+        table.add_column(column.replace("_", " "))
     for row in rows:
         built = time.strftime("%Y-%m-%d", time.localtime(row["built_at"])) if "built_at" in row else ""
         cells = (row["name"], row.get("version", ""), row["state"], str(row.get("size_mib", "")), built)
-        table.add_row(*cells, escape(", ".join(row.get("used_by", ()))), escape(", ".join(row.get("extra", ()))))
+        table.add_row(*cells, *(escape(", ".join(row.get(column, ()))) for column in lists))
     return table
 
 

@@ -59,6 +59,15 @@ ModelPath = Annotated[
 ]
 Replicas = Annotated[int, typer.Option("-r", "--replica", min=1, help="How many copies to run.", rich_help_panel=WHERE)]
 WorkerIp = Annotated[str | None, typer.Option("--worker-ip", help="Only on this worker.", rich_help_panel=WHERE)]
+Fallback = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback",
+        metavar="MODEL_UID",
+        help="The model that answers where nothing serves this one, or its queues are full.",
+        rich_help_panel=WHERE,
+    ),
+]
 Env = Annotated[
     list[str] | None,
     typer.Option(
@@ -92,6 +101,7 @@ def launch(
     replica: Replicas = 1,
     worker_ip: WorkerIp = None,
     env: Env = None,
+    fallback: Fallback = None,
     devices: dict[str, Any],
     environment: dict[str, Any],
     wait: Wait = True,
@@ -132,6 +142,7 @@ def launch(
         replica=replica,
         worker_ip=worker_ip,
         envs=_environment(env),
+        fallback=fallback,
         **devices,
         **environment,
     )

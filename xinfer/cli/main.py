@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from xinfer import __version__
-from xinfer.cli import chat, cordon, devices, engine, estimate, launch, models, status
+from xinfer.cli import chat, cordon, devices, doctor, engine, estimate, launch, models, status
 from xinfer.cli.screen import complain
 from xinfer.client import Unreachable
 from xinfer.errors import XinferError
@@ -68,6 +68,7 @@ estimate.add_to(app)
 models.add_to(app)
 status.add_to(app)
 devices.add_to(app)
+doctor.add_to(app)
 cordon.add_to(app)
 engine.add_to(app)
 chat.add_to(app)

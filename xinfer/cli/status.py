@@ -7,6 +7,7 @@ from rich.table import Table
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
 from xinfer.cli.screen import out
 from xinfer.client import ClusterStatus, ModelStatus, WorkerStatus
+from xinfer.client.answers import Device
 
 STATE_STYLES = {"READY": "green", "FAILED": "red", "STOPPED": "dim"}
 
@@ -52,18 +53,25 @@ def workers_table(workers: tuple[WorkerStatus, ...]) -> Table:
         if worker.cordoned:
             state += "\n[yellow]draining[/]" if worker.draining else "\n[yellow]cordoned[/]"
         engines = ", ".join(sorted(name for name, engine in worker.engines.items() if engine.ok))
-        devices = [f"{device.device_id} {device.name}".strip() for device in worker.devices]
+        devices = [_device(device, worker) for device in worker.devices]
         memory = [f"{booked_mib(worker, device.device_id)}/{device.memory_mib}" for device in worker.devices]
         table.add_row(
             escape(worker.name or worker.worker_id),
             worker.address,
             state,
-            escape("\n".join(devices)),
+            "\n".join(devices),
             "\n".join(memory),
             str(len(worker.replicas)),
             engines,
         )
     return table
+
+
+def _device(device: Device, worker: WorkerStatus) -> str:
+    name = escape(f"{device.device_id} {device.name}".strip())
+    if not device.cordoned or worker.cordoned:
+        return name
+    return f"{name} [yellow]{'draining' if device.draining else 'cordoned'}[/]"
 
 
 def booked_mib(worker: WorkerStatus, device_id: str) -> int:

@@ -88,6 +88,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     memory_mib: int = 0
     cores: int = 0
+    cordoned: bool = False
+    """It, or its worker as a whole, takes nothing new."""
+    draining: bool = False
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):

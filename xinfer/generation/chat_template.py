@@ -89,6 +89,8 @@ class ChatTemplate:
         """A message as templates expect it: parts as one text unless it reads parts, arguments as an object."""
         prepared = {name: value for name, value in message.items() if value is not None}
         prepared.setdefault("content", "")
+        if "reasoning" in prepared:  # the other name for it; templates read either
+            prepared.setdefault("reasoning_content", prepared["reasoning"])
         if prepared["role"] == "developer" and "developer" not in self.source:
             prepared["role"] = "system"
         content = prepared["content"]
@@ -174,9 +176,6 @@ class _Arguments(dict[str, Any]):
         self._text = text
 
     def __str__(self) -> str:
-        return self._text
-
-    def __html__(self) -> str:
         return self._text
 
     def __add__(self, later: str) -> str:

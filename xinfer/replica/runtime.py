@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -181,6 +182,9 @@ class Replica:
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))
         else:
+            # What is loaded stays: the collector need not look at a million objects of libraries again and again.
+            gc.collect()
+            gc.freeze()
             self._engine = engine
             self._handle(Loaded())
 

@@ -1,6 +1,7 @@
 """The devices of one worker, and what is taken of each: memory in MiB, cores in percent, slots."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -83,9 +84,14 @@ class Rooms:
     def __init__(self, devices: Iterable[Device] = (), *, worker_id: str = "", name: str = "") -> None:
         self.worker_id = worker_id
         self.name = name or worker_id
-        self.by_id = {device.device_id: Room(device, cap_mib(device)) for device in devices}
-        self.totals = totals(self.by_id.values())
+        self._devices = tuple(devices)
+        self.totals = capacity(self._devices)
         self._largest_free_mib: int | None = None
+
+    @functools.cached_property
+    def by_id(self) -> dict[str, Room]:
+        """The devices, each by its id."""
+        return {device.device_id: Room(device, cap_mib(device)) for device in self._devices}
 
     @property
     def largest_free_mib(self) -> int:
@@ -170,16 +176,40 @@ class Rooms:
                 self.totals.used_slots += sign
 
 
+class LateRooms(Rooms):
+    """The rooms of a worker that is one of very many: they are made when somebody looks at its devices.
+
+    ``totals`` have to be right before that, for they decide at which workers anybody looks.
+    """
+
+    def __init__(self, make: Callable[[], Rooms], totals: Totals, *, worker_id: str, name: str) -> None:
+        super().__init__(worker_id=worker_id, name=name)
+        self.totals = totals
+        self._make = make
+
+    @functools.cached_property
+    def by_id(self) -> dict[str, Room]:
+        """The devices, each by its id."""
+        return self._make().by_id
+
+
+def capacity(devices: Iterable[Device]) -> Totals:
+    """The sums over devices of which nothing is taken."""
+    sums = Totals()
+    for device in devices:
+        sums.slots += device.slots
+        sums.cores += device.cap_cores
+        sums.mib += cap_mib(device)
+    return sums
+
+
 def totals(rooms: Iterable[Room]) -> Totals:
     """The sums, counted anew."""
-    sums = Totals()
+    rooms = list(rooms)
+    sums = capacity(room.device for room in rooms)
     for room in rooms:
-        device = room.device
-        if device.slots:
-            sums.slots += device.slots
+        if room.device.slots:
             sums.used_slots += room.tenants
-        sums.cores += device.cap_cores
         sums.used_cores += room.used_cores
-        sums.mib += room.cap_mib
         sums.used_mib += room.used_mib + room.leaving_mib
     return sums

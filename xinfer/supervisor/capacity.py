@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from xinfer.devices import Device, DeviceSlice, Placement
+from xinfer.devices import Device, Placement
 from xinfer.errors import NoCapacity
 from xinfer.protocol import WorkerHello
 from xinfer.slices.explain import Explanation, explain
 from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Rooms
-from xinfer.spec import Deployment, ReplicaState, ResourceRequest
+from xinfer.spec import Deployment, ResourceRequest
 from xinfer.supervisor import sizing
-from xinfer.supervisor.events import ReplicaKey, Target
+from xinfer.supervisor.books import Entries, Tenant, open_rooms
+from xinfer.supervisor.events import Target
 from xinfer.supervisor.placement.base import PlacementPolicy
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 
@@ -42,31 +43,8 @@ class Plan(NamedTuple):
             raise NoCapacity(self.reason, details=self.explanation.details() if self.explanation else None)
 
 
-class Tenant(NamedTuple):
-    """A replica that takes a part of a worker's devices."""
-
-    model_uid: str
-    replica_id: str
-    """Empty: it was planned just now."""
-    slices: tuple[DeviceSlice, ...]
-    state: ReplicaState = ReplicaState.PENDING
-
-    @property
-    def given_up(self) -> bool:
-        """Its slices are kept for it, and not used."""
-        return self.state is ReplicaState.FAILED
-
-    @property
-    def runs(self) -> bool:
-        """It has a process, which uses memory."""
-        return not self.state.is_final and self.state is not ReplicaState.PENDING
-
-
 class Ledger:
-    """The books of one moment: every device of every living worker and what is committed on it.
-
-    What a device itself reports as free counts too, as it does in the worker's own book.
-    """
+    """The books of one moment: every device of every living worker and what is committed on it."""
 
     def __init__(
         self,
@@ -82,17 +60,23 @@ class Ledger:
         self._hellos = [worker.hello for worker in self._workers.values()]
         self._books: dict[bool, dict[str, Rooms]] = {}
         """Opened when they are asked for. A replica runs on CPUs or on accelerators, so there is one for each."""
-        self._committed: dict[str, list[Tenant]] = {}
-        self._cordons = cordons
-        current = set()
+        self._entries = {worker_id: Entries(count_leaving=count_leaving) for worker_id in self._workers}
+        placed = set()
         for uid, model in models.items():
             for replica in model.replicas.values():
-                current.add((replica.worker_id, replica.key))
-                if uid not in without:
+                placed.add((replica.worker_id, replica.key))
+                if uid not in without and replica.worker_id in self._entries:
                     tenant = Tenant(uid, replica.replica_id, replica.slices, replica.state)
-                    self._committed.setdefault(replica.worker_id, []).append(tenant)
-        self._count_leaving = count_leaving
-        self._leaving = _leaving(self._workers.values(), current)
+                    self._entries[replica.worker_id].committed.append(tenant)
+        for worker_id, entries in self._entries.items():
+            for status in self._workers[worker_id].report.replicas:
+                key = (status.replica_id, status.generation)
+                if not status.state.is_final and (worker_id, key) not in placed:
+                    tenant = Tenant(status.model_uid, status.replica_id, status.slices, status.state)
+                    entries.leaving.append(tenant)
+        for worker_id, device_id in cordons:
+            if worker_id in self._entries:
+                self._entries[worker_id].cordoned.add(device_id)
 
     def plan(self, deployment: Deployment, count: int, policy: PlacementPolicy, *, advise: bool = False) -> Plan:
         """Places for up to ``count`` replicas, booked here at once. ``advise``: also look for what would fit instead.
@@ -143,52 +127,16 @@ class Ledger:
         if book is not None:
             return book
         book = {
-            hello.worker_id: Rooms(
-                [device for device in hello.devices if (device.kind == CPU) == on_cpu],
-                worker_id=hello.worker_id,
-                name=hello.name,
-            )
-            for hello in self._hellos
+            worker_id: open_rooms(worker, self._entries[worker_id], on_cpu=on_cpu)
+            for worker_id, worker in self._workers.items()
         }
-        for worker_id, rooms in book.items():
-            used = self._observe(rooms, worker_id)
-            for tenant in self._committed.get(worker_id, ()):
-                rooms.take(tenant.slices, _observed(tenant, used))
-            if self._count_leaving:
-                for tenant in self._leaving.get(worker_id, ()):
-                    rooms.hold(tenant.slices)
-        for worker_id, device_id in self._cordons:
-            if worker_id in book:
-                for each in [device_id] if device_id else book[worker_id].by_id:
-                    if each in book[worker_id].by_id:
-                        book[worker_id].cordon(each)
         self._books[on_cpu] = book
         return book
 
-    def _observe(self, rooms: Rooms, worker_id: str) -> dict[str, dict[str, int]]:
-        """Take over what the devices report; returns what each replica uses of them, by device.
-
-        What is used by replicas that are not counted comes back: it is as good as free.
-        """
-        readings = self._workers[worker_id].readings
-        free = readings.free_mib
-        committed, leaving = self._committed.get(worker_id, []), self._leaving.get(worker_id, [])
-        used = readings.used_by(_reserved(tenant for tenant in (*committed, *leaving) if tenant.runs))
-        if used:
-            tenants = (*committed, *leaving) if self._count_leaving else committed
-            counted = {(piece.device_id, tenant.replica_id) for tenant in tenants for piece in tenant.slices}
-            coming_back = {
-                device_id: sum(mib for name, mib in of_device.items() if (device_id, name) not in counted)
-                for device_id, of_device in used.items()
-            }
-            free = free | {device_id: free[device_id] + mib for device_id, mib in coming_back.items()}
-        rooms.report(free)
-        return used
-
     def _commit(self, tenant: Tenant, worker_id: str) -> None:
-        self._committed.setdefault(worker_id, []).append(tenant)
         for book in self._books.values():
             book[worker_id].take(tenant.slices)
+        self._entries[worker_id].committed.append(tenant)  # for a book that is still to be opened
 
     def _rooms_for(self, deployment: Deployment) -> tuple[list[Rooms], str]:
         """The devices that a replica may use, by worker; where no worker may run it, the reason."""
@@ -202,48 +150,14 @@ class Ledger:
         request = slice_request(deployment, kind_of(rooms))
         if not deployment.request.anti_affinity:
             return request
-        by_worker = {worker.worker_id: worker.by_id for worker in rooms}
         cards = {
-            by_worker[worker_id][piece.device_id].card
-            for worker_id, tenants in self._committed.items()
-            for tenant in tenants
+            worker.by_id[piece.device_id].card
+            for worker in rooms
+            for tenant in self._entries[worker.worker_id].committed
             for piece in tenant.slices
-            if tenant.model_uid == deployment.model_uid and piece.device_id in by_worker.get(worker_id, ())
+            if tenant.model_uid == deployment.model_uid and piece.device_id in worker.by_id
         }
         return msgspec.structs.replace(request, anti_affinity=frozenset(cards))
-
-
-def _leaving(workers: Iterable[WorkerRecord], current: Collection[tuple[str, ReplicaKey]]) -> dict[str, list[Tenant]]:
-    """By worker, the replicas that have no place any more and still run."""
-    found: dict[str, list[Tenant]] = {}
-    for worker in workers:
-        for status in worker.report.replicas:
-            key = (status.replica_id, status.generation)
-            if not status.state.is_final and (worker.worker_id, key) not in current:
-                tenant = Tenant(status.model_uid, status.replica_id, status.slices, status.state)
-                found.setdefault(worker.worker_id, []).append(tenant)
-    return found
-
-
-def _reserved(tenants: Iterable[Tenant]) -> dict[str, dict[str, int]]:
-    """MiB by device and replica."""
-    reserved: dict[str, dict[str, int]] = {}
-    for tenant in tenants:
-        for piece in tenant.slices:
-            of_device = reserved.setdefault(piece.device_id, {})
-            of_device[tenant.replica_id] = of_device.get(tenant.replica_id, 0) + piece.memory_mib
-    return reserved
-
-
-def _observed(tenant: Tenant, used: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """By device, what a replica has filled of its slices already; one that does not run will not fill them."""
-    if tenant.given_up:
-        return {piece.device_id: piece.memory_mib for piece in tenant.slices}
-    return {
-        piece.device_id: used[piece.device_id].get(tenant.replica_id, 0)
-        for piece in tenant.slices
-        if piece.device_id in used
-    }
 
 
 def kind_of(rooms: Iterable[Rooms]) -> str:

@@ -39,14 +39,19 @@ def drained(replica: PlacedReplica, worker: WorkerRecord | None, cordons: Cordon
 
 
 def note_unwelcome(models: Iterable[ModelRecord], workers: Mapping[str, WorkerRecord], cordons: Cordons) -> None:
-    """Write down of every replica why it should not stay where it is."""
+    """Write down of every replica why it should not stay where it is.
+
+    One that may stay again does so if the replica that was to take over from it has failed.
+    """
     for model in models:
+        failed = any(one.state is ReplicaState.FAILED for one in model.replicas.values())
         for replica in model.replicas.values():
             worker = workers.get(replica.worker_id)
             wrong = trouble(replica, worker)
             replica.faulty = bool(wrong)
             replica.unwelcome = wrong or (drained(replica, worker, cordons) if cordons else "")
-            replica.stuck = replica.stuck if replica.unwelcome else ""
+            if not replica.unwelcome:
+                replica.stuck, replica.moving = "", replica.moving and not failed
 
 
 def due(models: Collection[ModelRecord]) -> Iterator[tuple[ModelRecord, PlacedReplica]]:

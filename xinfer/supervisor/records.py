@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from xinfer.devices import Device, DeviceSlice
 from xinfer.protocol import Assignment, Assignments, ReplicaStatus, WorkerHello, WorkerReport
+from xinfer.slices.rooms import Totals, capacity
 from xinfer.spec import Deployment, ReplicaState
 from xinfer.supervisor.events import ReplicaKey
-from xinfer.supervisor.readings import Readings
+from xinfer.supervisor.readings import CPU, Readings
 
 
 @dataclass(slots=True)
@@ -110,9 +111,15 @@ class WorkerRecord:
     """What its devices report."""
     devices: dict[str, Device] = field(init=False)
     """By device id."""
+    sizes: dict[bool, Totals] = field(init=False)
+    """What its CPU (True) and its accelerators (False) have in all."""
 
     def __post_init__(self) -> None:
-        self.devices = {device.device_id: device for device in self.hello.devices}
+        devices = self.hello.devices
+        self.devices = {device.device_id: device for device in devices}
+        self.sizes = {
+            on_cpu: capacity(device for device in devices if (device.kind == CPU) == on_cpu) for on_cpu in (True, False)
+        }
 
     @property
     def worker_id(self) -> str:

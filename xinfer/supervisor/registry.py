@@ -62,6 +62,7 @@ class Registry:
             request=resources(request, workers),
             options=request.options,
             envs=_checked_envs(request.envs),
+            fallback=_checked_fallback(request.fallback or "", model_uid),
             environment=environment,
             created_at=now,
         )
@@ -198,8 +199,8 @@ def _size(value: str | float) -> float:
         ) from None
 
 
-def check_model_uid(model_uid: str) -> str:
-    """The model_uid, if it can be part of a URL and of file names.
+def check_model_uid(model_uid: str, param: str = "model_uid") -> str:
+    """The model_uid, if it can be part of a URL and of file names. ``param`` names the field that it stands in.
 
     Raises:
         InvalidRequest: it cannot.
@@ -208,9 +209,16 @@ def check_model_uid(model_uid: str) -> str:
         raise InvalidRequest(
             f"{model_uid!r} is no model_uid: up to 128 letters, digits and . _ : / -, the first a letter or digit, "
             "no '..' and no empty part",
-            param="model_uid",
+            param=param,
         )
     return model_uid
+
+
+def _checked_fallback(fallback: str, model_uid: str) -> str:
+    """It need not be there yet: it is looked for when it is needed."""
+    if fallback == model_uid:
+        raise InvalidRequest(f"{model_uid!r} cannot stand in for itself", param="fallback")
+    return fallback and check_model_uid(fallback, "fallback")
 
 
 def _checked_envs(envs: dict[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ def _route(model: ModelRecord, workers: Mapping[str, WorkerRecord]) -> ModelRout
         endpoints=endpoints,
         created_at=int(model.deployment.created_at),
         message="" if availability is Availability.READY or not reasons else reasons[0].partition("\n")[0],
+        fallback=model.deployment.fallback,
         card=card(model.deployment),
     )
 

@@ -38,6 +38,9 @@ class GatewayMetrics:
         self._requests = Counter(
             "xinfer_requests_total", "Requests answered.", (*labels, "status"), registry=self.registry
         )
+        self._fallbacks = Counter(
+            "xinfer_fallbacks_total", "Requests given to another model.", ("model", "fallback"), registry=self.registry
+        )
         self._duration = Histogram(
             "xinfer_request_duration_seconds",
             "From the request's first byte to the answer's last.",
@@ -61,6 +64,10 @@ class GatewayMetrics:
         """A request has its whole answer."""
         self._requests_of(op, model, str(status)).inc()
         self._duration_of(op, model).observe(seconds)
+
+    def fell_back(self, model: str, other: str) -> None:
+        """A request for a model is given to the one that stands in for it."""
+        self._fallbacks.labels(model, other).inc()
 
     def first_byte(self, op: str, model: str, seconds: float) -> None:
         """A streamed answer begins."""

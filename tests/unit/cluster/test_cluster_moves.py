@@ -137,6 +137,20 @@ def test_the_replicas_of_a_worker_that_only_says_hello_again_are_not_adopted_twi
     assert world.instances_routed() == ["m-0"]
 
 
+def test_whose_replacement_failed_stays_when_its_device_is_well_again(world, deployment, gpu):
+    a = world.worker("a", devices=[gpu(0)])
+    world.set(deployment())
+    a.obey()
+    b = world.worker("b", devices=[gpu(0)])
+    a.lose("gpu-0")
+    b.obey(ReplicaState.FAILED, reason="out of memory")
+    assert world.instances_routed() == ["m-0"]
+    assert world.places().keys() == {"m-0", "m-1"}
+    a.become("gpu-0", healthy=True, health_reason="")
+    assert world.places().keys() == {"m-0"}
+    assert world.instances_routed() == ["m-0"]
+
+
 # Cordon and drain.
 
 

@@ -11,6 +11,7 @@ from xinfer.api.cards import device_cards, instance_info, replica_info
 from xinfer.api.state import state_of
 from xinfer.errors import SupervisorAway
 from xinfer.protocol import ClusterInfo, Cordon, ReplicaStatus, WorkerInfo
+from xinfer.slices.tally import tallies
 
 router = APIRouter(tags=["cluster"])
 
@@ -147,7 +148,10 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
         "last_seen_s_ago": round(worker.last_seen_s_ago, 1),
         "cordoned": any(not cordon.device_id for cordon in worker.cordons),
         "draining": any(not cordon.device_id and cordon.drain for cordon in worker.cordons),
-        "devices": msgspec.to_builtins(hello.devices),
+        "devices": [
+            {**msgspec.to_builtins(tally.device), "cordoned": tally.cordoned, "draining": tally.drained}
+            for tally in tallies(worker)
+        ],
         "engines": msgspec.to_builtins(hello.engines),
         "replicas": [replica_info(replica, hello.name) for replica in worker.replicas],
     }

@@ -48,7 +48,7 @@ async def install(request: Request, name: str, body: InstallBody | None = None) 
 
 @router.get("/{name}/install", summary="How far the environments of an engine are")
 async def progress(request: Request, name: str) -> dict[str, Any]:
-    """Stage and progress (0..1) on every worker since it started; ``done`` once nothing is being built any more."""
+    """Every build of each worker since it started, the latest last; ``done`` once none of the latest goes on."""
     return _progress(name, await state_of(request).supervisor.call("engine_builds", name))
 
 
@@ -59,13 +59,13 @@ async def cancel(request: Request, name: str) -> dict[str, Any]:
 
 
 def _progress(engine: str, workers: dict[str, tuple[EngineBuild, ...]]) -> dict[str, Any]:
-    builds = [build for of_worker in workers.values() for build in of_worker]
-    ended = [build.state != "building" for build in builds]
-    fractions = [1.0 if end else build.progress for build, end in zip(builds, ended, strict=True)]
+    latest = [of_worker[-1] for of_worker in workers.values() if of_worker]
+    ended = [build.state != "building" for build in latest]
+    fractions = [1.0 if end else build.progress for build, end in zip(latest, ended, strict=True)]
     return {
         "engine": engine,
         "done": all(ended),
         "progress": round(sum(fractions) / max(1, len(fractions)), 4),
-        "reason": next((build.reason for build in builds if build.state == "failed"), ""),
+        "reason": next((build.reason for build in latest if build.state == "failed"), ""),
         "workers": {name: msgspec.to_builtins(of_worker) for name, of_worker in workers.items()},
     }

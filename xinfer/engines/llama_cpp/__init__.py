@@ -8,9 +8,11 @@ library.py      the C interface as objects: model, context, batch, sampler
 loading.py      reads a GGUF file, and what its header says
 tokenizer.py    text to tokens and back
 slots.py        who has which part of the cache, and what it still knows (pure)
+pace.py         how many tokens of prompts a step reads (pure)
 runner.py       one step: admit, read chunks of prompts, one token for every running sequence
 sampling.py     logits to tokens, for sequences with different parameters
-pooling.py      embedding and rerank models
+encoder.py      texts to vectors or scores
+pooling.py      embedding and rerank requests
 ==============  ========================================================================
 """
 

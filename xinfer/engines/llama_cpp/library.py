@@ -147,9 +147,9 @@ class Model:
         return bool(c.llama_model_has_decoder(self.pointer)) and not recurrent
 
     @property
-    def is_encoder_decoder(self) -> bool:
-        """It reads with one half and writes with another."""
-        return bool(c.llama_model_has_encoder(self.pointer) and c.llama_model_has_decoder(self.pointer))
+    def has_encoder(self) -> bool:
+        """Something in it reads a text as a whole, before anything is written."""
+        return bool(c.llama_model_has_encoder(self.pointer))
 
 
 class Batch:
@@ -233,6 +233,11 @@ class Context:
         return int(c.llama_n_batch(self.pointer))
 
     @property
+    def has_memory(self) -> bool:
+        """It keeps what it has computed; encoders do not."""
+        return bool(self._memory)
+
+    @property
     def pooling(self) -> int:
         """How the vectors of a sequence become one (``LLAMA_POOLING_TYPE_*``)."""
         return int(c.llama_pooling_type(self.pointer))
@@ -270,7 +275,7 @@ class Context:
     def clear(self) -> None:
         """Forget all sequences, where there is a cache at all."""
         if self._memory:
-            c.llama_memory_clear(self._memory, data=False)
+            c.llama_memory_clear(self._memory, False)
 
     @staticmethod
     def _floats(pointer: Any, count: int) -> Any:

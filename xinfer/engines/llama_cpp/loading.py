@@ -11,6 +11,7 @@ from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.llama_cpp.library import Context, Model
 from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
+from xinfer.engines.llama_cpp.pace import Pace
 from xinfer.engines.llama_cpp.planning import CachePlan, Shape, cache_budget, cache_plan, offload
 from xinfer.engines.llama_cpp.runner import SCORED_CHUNK, LlamaRunner
 from xinfer.engines.llama_cpp.slots import SlotTable
@@ -23,9 +24,6 @@ from xinfer.generation.tool_calls import tool_form
 from xinfer.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
-
-CPU_CHUNK = 128
-"""Tokens of prompts beside running sequences on a CPU, where reading as many takes about as long as ten steps."""
 
 _SPLIT_MODES = {"none": c.LLAMA_SPLIT_MODE_NONE, "layer": c.LLAMA_SPLIT_MODE_LAYER, "row": c.LLAMA_SPLIT_MODE_ROW}
 _ROPE_SCALING = {"none": 0, "linear": 1, "yarn": 2, "longrope": 3}
@@ -45,14 +43,17 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
         LoadFailed: the model cannot be served by this engine, or does not fit; says why.
     """
     model = open_model(spec, options, grant, progress)
-    if model.is_encoder_decoder or not c.llama_model_has_decoder(model.pointer):
-        raise LoadFailed(f"{Path(spec.source).name} does not continue text: it has an encoder")
+    if model.has_encoder:
+        raise LoadFailed(f"{Path(spec.source).name} has an encoder; this engine serves models that only continue text")
     shape = shape_of(model)
     plan = cache_plan(shape, options, cache_budget(shape, granted_mib(grant)))
-    on_cpu = not c.llama_supports_gpu_offload() or not accelerators(grant)
-    chunk = options.prefill_chunk or (CPU_CHUNK if on_cpu else options.n_ubatch)
     progress("making the cache", 0.9)
     context = Context(model, _context_settings(plan, options, grant))
+    if not context.has_memory:
+        raise LoadFailed(
+            f"{Path(spec.source).name} does not continue text; if it is for embeddings or reranking, launch it with "
+            "model_type=embedding or rerank"
+        )
     source = model.template() or ""
     bare = LlamaTokenizer(model)
     special = bare.special_tokens()
@@ -72,8 +73,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
                 neighbours=not options.kv_unified and model.keeps_past,
             ),
             capacity=plan.tokens,
-            chunk=chunk,
-            alone=max(chunk, options.n_ubatch),
+            pace=Pace(options.n_ubatch, fixed=options.prefill_chunk),
         ),
         tokenizer=tokenizer,
         template=ChatTemplate(source, special) if source else None,

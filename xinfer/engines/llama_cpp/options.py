@@ -47,7 +47,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     n_ubatch: Tokens = 512
     """Tokens computed at once, at most."""
     prefill_chunk: Annotated[int, Meta(ge=1)] | None = None
-    """Tokens of prompts that are read between two tokens of running sequences; unset: 128 on a CPU, else n_ubatch."""
+    """Tokens of prompts that are read between two tokens of running sequences; unset: as many, up to n_ubatch, as hold
+    those up for no more than a sixth of a second."""
     n_threads: Threads | None = None
     """CPU threads; unset: what the lease grants."""
     n_threads_batch: Threads | None = None

@@ -1,17 +1,19 @@
 """Continuous batching: every step is one decode, with one token of each running sequence and a chunk of prompts."""
 
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
 from xinfer.engines.base import Load
 from xinfer.engines.llama_cpp.library import Batch, Context
+from xinfer.engines.llama_cpp.pace import Pace
 from xinfer.engines.llama_cpp.sampling import sampler_of, score_prompt
-from xinfer.engines.llama_cpp.slots import WIDEST_GAP, Coming, Found, Slot, SlotTable, shares_of
+from xinfer.engines.llama_cpp.slots import Coming, Found, Slot, SlotTable, shares_of
 from xinfer.engines.token_engine import Candidates, Progress, Sequence
 from xinfer.errors import EngineFailed
 
 SCORED_CHUNK = 64
-"""So many tokens of a prompt are read at once when the logits of all of them are wanted: those take memory."""
+"""So many tokens of prompts are read at once where the logits of all of them are wanted: those take memory."""
 
 
 class Waiting(NamedTuple):
@@ -25,8 +27,8 @@ class Waiting(NamedTuple):
         """What it waits for is there, or will never be."""
         if self.coming is None:
             return True
-        leader, until = self.coming
-        return leader.filled >= until or leader.sequence is None
+        leader, sequence, until = self.coming
+        return leader.filled >= until or leader.sequence is not sequence
 
 
 class Part(NamedTuple):
@@ -49,17 +51,15 @@ class LlamaRunner:
         context: with one sequence for each slot.
         slots: the table of them.
         capacity: tokens of the cache, for the load report.
-        chunk: tokens of prompts that are read per step beside running sequences.
-        alone: the same where none runs.
+        pace: how many tokens of prompts are read per step.
     """
 
-    def __init__(self, context: Context, slots: SlotTable, *, capacity: int, chunk: int, alone: int) -> None:
+    def __init__(self, context: Context, slots: SlotTable, *, capacity: int, pace: Pace) -> None:
         self._context = context
         self._batch = Batch(context.batch_size)
         self._slots = slots
         self._capacity = capacity
-        self._chunk = chunk
-        self._alone = alone
+        self._pace = pace
         self._waiting: deque[Waiting] = deque()
         self._reading: list[Slot] = []
         """Slots whose prompt is being read, in the order in which they came."""
@@ -97,13 +97,7 @@ class LlamaRunner:
         """Let in who waits, read a chunk of prompts, and continue every running sequence by one token."""
         if self._waiting:
             self._admit()
-        parts = self._fill_batch()
-        while not self._context.decode(self._batch):
-            self._make_room()
-            parts = self._fill_batch()
-        self.tokens_decoded += sum(part.tokens for part in parts)
-        for slot in self._gaps:
-            self._context.keep(slot.number, slot.filled)
+        parts = self._decode()
         progress = self._advance(parts)
         self._note_load()
         return progress
@@ -135,6 +129,8 @@ class LlamaRunner:
         if found.source is not found.slot:
             self._context.copy(found.source.number, found.slot.number)
         self._context.keep(found.slot.number, found.shared)
+        if sequence.prompt_candidates and wants_scores(sequence):
+            sequence.prompt_candidates.clear()  # it had lost its slot while they were collected
         sequence.cached = max(sequence.cached, min(found.shared, len(sequence.prompt)))
         self._reading.append(self._slots.take(found, sequence, tokens))
 
@@ -149,15 +145,31 @@ class LlamaRunner:
             self._slots.forget(unused)
             self._context.keep(unused.number, 0)
             return
-        if len(self._running) + len(self._reading) < 2:  # a single one has room for a whole context
+        if len(self._slots.busy) < 2:  # one alone has room for a whole context
             raise EngineFailed("llama.cpp has no room for a sequence that is alone in its cache")
-        slot = (self._reading or self._running).pop()
+        slot = max(self._slots.busy, key=_since)
         assert slot.sequence is not None
         self._waiting.appendleft(Waiting(slot.sequence))
+        self._running = [other for other in self._running if other is not slot]
+        self._reading = [other for other in self._reading if other is not slot]
         self._slots.free(slot)
         self._is_full = True
 
     # --- one batch ---
+
+    def _decode(self) -> list[Part]:
+        """Compute what comes next of everybody; says who had which part in it."""
+        started = time.monotonic()
+        parts = self._fill_batch()
+        while not self._context.decode(self._batch):
+            self._make_room()
+            parts = self._fill_batch()
+        for slot in self._gaps:
+            self._context.keep(slot.number, slot.filled)
+        tokens = sum(part.tokens for part in parts)
+        self.tokens_decoded += tokens
+        self._pace.note(tokens - len(self._running), time.monotonic() - started)
+        return parts
 
     def _fill_batch(self) -> list[Part]:
         """Put the tokens of this step into the batch, by the numbers of their slots; says whose they are."""
@@ -187,9 +199,16 @@ class LlamaRunner:
 
     def _shares(self) -> dict[Slot, int]:
         """How many tokens of each prompt are read in this step."""
-        budget = self._chunk if self._running else self._alone
-        budget = min(budget, self._batch.capacity - len(self._slots.busy) * (1 + WIDEST_GAP))
-        wanted = [min(slot.remaining, SCORED_CHUNK) if _is_scored(slot) else slot.remaining for slot in self._reading]
+        # Every slot may have a token in the batch besides.
+        budget = max(1, min(self._pace.tokens(alone=not self._running), self._batch.capacity - len(self._slots)))
+        scored = SCORED_CHUNK
+        wanted = []
+        for slot in self._reading:
+            if not _is_scored(slot):
+                wanted.append(slot.remaining)
+                continue
+            wanted.append(min(slot.remaining, scored))
+            scored -= wanted[-1]
         return dict(zip(self._reading, shares_of(wanted, budget), strict=True))
 
     # --- what came out ---
@@ -255,6 +274,10 @@ class LlamaRunner:
 
 def _number(slot: Slot) -> int:
     return slot.number
+
+
+def _since(slot: Slot) -> int:
+    return slot.since
 
 
 def _is_scored(slot: Slot) -> bool:

@@ -25,17 +25,17 @@ class Slot:
         sequence: whom it serves; ``None``: it is free.
         tokens: all tokens of that, or, of a free slot, those that the cache still holds.
         filled: how many of ``tokens`` the cache holds.
-        used: when it was freed, as a count.
+        since: when it was taken, or of a free slot when it was freed, as a count.
     """
 
-    __slots__ = ("filled", "number", "sequence", "tokens", "used")
+    __slots__ = ("filled", "number", "sequence", "since", "tokens")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.sequence: TokenSequence | None = None
         self.tokens: list[int] = []
         self.filled = 0
-        self.used = 0
+        self.since = 0
 
     @property
     def remaining(self) -> int:
@@ -55,6 +55,8 @@ class Coming(NamedTuple):
     """Another prompt that begins alike is being read; once it is ``until`` tokens far, that can be shared."""
 
     leader: Slot
+    sequence: TokenSequence | None
+    """Whom the leader serves."""
     until: int
 
 
@@ -72,6 +74,9 @@ class SlotTable:
         self._shares = shares
         self._neighbours = neighbours
         self._clock = 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
 
     @property
     def busy(self) -> list[Slot]:
@@ -106,7 +111,7 @@ class SlotTable:
             anew: all of it is to be read, whatever is known.
         """
         source, shared = self._slots[0], 0
-        coming = Coming(source, 0)
+        coming = Coming(source, None, 0)
         if self._shares and not anew:
             longest = len(tokens) - 1
             for slot in self._slots:
@@ -114,7 +119,7 @@ class SlotTable:
                 if min(common, slot.filled) > shared:
                     source, shared = slot, min(common, slot.filled)
                 if slot.sequence is not None and common > max(slot.filled, coming.until):
-                    coming = Coming(slot, common)
+                    coming = Coming(slot, slot.sequence, common)
         if coming.until >= shared + LEAST_SHARED:
             return coming
         if shared < LEAST_SHARED:
@@ -127,20 +132,21 @@ class SlotTable:
 
     def take(self, found: Found, sequence: TokenSequence, tokens: list[int]) -> Slot:
         """Give a slot to a sequence whose tokens, prompt and what was generated before, are ``tokens``."""
+        self._clock += 1
         slot = found.slot
-        slot.sequence, slot.tokens, slot.filled = sequence, tokens, found.shared
+        slot.sequence, slot.tokens, slot.filled, slot.since = sequence, tokens, found.shared, self._clock
         return slot
 
     def free(self, slot: Slot) -> None:
         """End serving; what the cache holds stays known."""
         self._clock += 1
-        slot.sequence, slot.used = None, self._clock
+        slot.sequence, slot.since = None, self._clock
         del slot.tokens[slot.filled :]
 
     def oldest_memory(self) -> Slot | None:
         """Of the free slots that know something, the one that has been free for longest."""
         known = [slot for slot in self._slots if slot.sequence is None and slot.filled]
-        return min(known, key=lambda slot: slot.used, default=None)
+        return min(known, key=lambda slot: slot.since, default=None)
 
     @staticmethod
     def forget(slot: Slot) -> None:
@@ -153,7 +159,7 @@ class SlotTable:
         Rather one beside a busy slot than one further away, and of those the one that has been free for longest.
         """
         free = [slot for slot in self._slots if slot.sequence is None]
-        return min(free, key=lambda slot: (slot in spared, -self._busy_beside(slot), slot.used))
+        return min(free, key=lambda slot: (slot in spared, -self._busy_beside(slot), slot.since))
 
     def _busy_beside(self, slot: Slot) -> int:
         """How many of its neighbours are busy."""

@@ -28,11 +28,7 @@ class BatchSampler:
 
     def __init__(self, sequences: Rows[Sequence]) -> None:
         self._sequences = list(sequences)
-        self._edited = [
-            row
-            for row, sequence in enumerate(self._sequences)
-            if sequence.constraint or _edits_logits(sequence.sampling)
-        ]
+        self._edited = [row for row, sequence in enumerate(self._sequences) if _edits_logits(sequence)]
         self._scored = [row for row, sequence in enumerate(self._sequences) if sequence.sampling.logprobs is not None]
         self._random = [row for row, sequence in enumerate(self._sequences) if not sequence.sampling.is_greedy]
 

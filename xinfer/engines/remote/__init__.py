@@ -3,7 +3,6 @@
 ==============  ===================================================================
 engine.py       passes requests on
 options.py      where the endpoint is, and how it is asked (pure)
-naming.py       the model's name over there, put into a request (pure)
 refusing.py     what the endpoint's errors mean to our clients (pure)
 ==============  ===================================================================
 """

@@ -20,11 +20,11 @@ from xinfer.engines.base import (
     parse_options,
 )
 from xinfer.engines.passthrough import PATHS, HttpCaller, HttpClient
-from xinfer.engines.remote.naming import renamed
 from xinfer.engines.remote.options import RemoteOptions
 from xinfer.engines.remote.refusing import refused
 from xinfer.errors import EndpointFailed, LoadFailed
 from xinfer.ops import Op
+from xinfer.protocols.naming import renamed
 from xinfer.settings import child_environment
 from xinfer.spec import Format, ModelSpec
 

@@ -5,8 +5,12 @@ that continues sequences. The rest is done here, once for all of them::
 
     request body ─ prompts.py ─▶ Job ─ engine.py ─▶ Sequences ─ loop.py (a thread of its own) ─▶ Runner.step
     answer bytes ◀─ answers.py ─ Piece ◀─ text.py ── tokens ◀── one hand-over per step for all sequences ──┘
+
+A runner that asks ``sequence.constraint`` for a mask before it chooses, and ``sequence.ending_after`` behind every
+token, has structured output and forced tool calls: ``constraint.py``.
 """
 
+from xinfer.engines.token_engine.constraint import Constraint
 from xinfer.engines.token_engine.engine import HONOURED, LoadedModel, TokenEngine
 from xinfer.engines.token_engine.loop import Runner
 from xinfer.engines.token_engine.prompts import Limits
@@ -17,6 +21,7 @@ from xinfer.engines.token_engine.tokenizer import Tokenizer
 __all__ = [
     "HONOURED",
     "Candidates",
+    "Constraint",
     "Ending",
     "Limits",
     "LoadedModel",

@@ -7,6 +7,7 @@ all requests that ask for it, and every sequence then has a state of its own.
 import importlib.util
 import itertools
 import json
+import logging
 import re
 import threading
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from xinfer.generation.grammar import INNER, Grammar
 
 if TYPE_CHECKING:  # an installation may lack it
     import llguidance
+
+log = logging.getLogger(__name__)
 
 CACHED = 64
 """Grammars that are kept compiled."""
@@ -71,6 +74,8 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, stop_ids: Collection[int]) -> None:
         self._tokenizer = tokenizer
         self._stop_ids = sorted(stop_ids)
+        self._lacking = "which is not ready yet"
+        """Why there are no grammars here."""
         self._lock = threading.Lock()
         self._compiled: OrderedDict[Grammar, Constraints] = OrderedDict()
         self._vocabulary: llguidance.LLTokenizer | None = None
@@ -80,11 +85,17 @@ class GrammarCompiler:
 
         It holds the interpreter all the time, so it is done before anybody is served.
         """
-        if importlib.util.find_spec("llguidance") is not None:
-            import llguidance  # noqa: PLC0415 - the only package here that an installation may lack
+        if importlib.util.find_spec("llguidance") is None:
+            self._lacking = "and the package that makes them is not installed here: pip install llguidance"
+            return
+        import llguidance  # noqa: PLC0415 - the only package here that an installation may lack
 
-            vocabulary: Any = _Vocabulary(self._tokenizer, self._stop_ids)
+        vocabulary: Any = _Vocabulary(self._tokenizer, self._stop_ids)
+        try:
             self._vocabulary = llguidance.LLTokenizer(vocabulary, eos_token=vocabulary.stops)
+        except ValueError as error:  # a model that cannot be held to grammars is of use all the same
+            log.warning("no grammars for this model: %s", error)
+            self._lacking = f"which this model's vocabulary does not allow: {error}"
 
     def cached(self, grammar: Grammar) -> Constraints | None:
         """What was compiled already."""
@@ -95,13 +106,10 @@ class GrammarCompiler:
 
         Raises:
             InvalidRequest: it is wrong, or asks for too much; says what is wrong.
-            UnsupportedParameter: the library is not installed.
+            UnsupportedParameter: the library is not installed, or cannot work with this model.
         """
         if self._vocabulary is None:
-            raise UnsupportedParameter(
-                f"{grammar.param!r} needs a package that this server lacks: pip install llguidance",
-                param=grammar.param,
-            )
+            raise UnsupportedParameter(f"{grammar.param!r} needs grammars, {self._lacking}", param=grammar.param)
         with self._lock:
             found = self._compiled.get(grammar)
             if found is None:
@@ -129,27 +137,29 @@ class GrammarCompiler:
 
 
 def _serialized(grammar: Grammar) -> str:
-    import llguidance.gbnf_to_lark  # noqa: PLC0415 - see prepare
+    from llguidance import gbnf_to_lark  # noqa: PLC0415 - see prepare
 
     grammars = [{"lark_grammar": grammar.lark}]
     if grammar.inner:
         try:
-            inner = llguidance.gbnf_to_lark.any_to_lark(grammar.inner)
-        except Exception as error:  # noqa: BLE001 - the converter raises whatever its parser meets
+            inner = gbnf_to_lark.any_to_lark(grammar.inner)
+        except Exception as error:  # the converter raises whatever it meets, plain Exception included
             raise _refusal(grammar.param, str(error)) from None
         grammars.append({"name": INNER, "lark_grammar": inner})
     return json.dumps({"grammars": grammars})
 
 
 def _refusal(param: str, reason: str, *, is_own: bool = True) -> InvalidRequest:
-    """The library's reason without its listing of the grammar, which for the most part nobody but us has written."""
-    if "NoExtension" in reason:
-        reason = "no text fits it"
-    lines = itertools.takewhile(lambda line: not _LISTING.match(line), reason.splitlines())
-    shown = "; ".join(filter(None, map(str.strip, lines)))[:LONGEST_REASON]
+    shown = "no text fits it" if "NoExtension" in reason else _shown(reason)
     if is_own:
         shown = _POSITION.sub("", shown)
     return InvalidRequest(f"{param!r} cannot be compiled into a grammar: {shown}", param=param)
+
+
+def _shown(reason: str) -> str:
+    """The library's reason without its listing of the grammar, which for the most part nobody but us has written."""
+    lines = itertools.takewhile(lambda line: not _LISTING.match(line), reason.splitlines())
+    return "; ".join(filter(None, map(str.strip, lines)))[:LONGEST_REASON]
 
 
 class _Compiled:
@@ -179,7 +189,8 @@ class _Matched:
     def accept(self, token: int) -> bool:
         """See the protocol."""
         if not self._matcher.consume_token(token):
-            raise _refusal(self._param, self._matcher.get_error())
+            reason = _shown(self._matcher.get_error())
+            raise InvalidRequest(f"the answer could not be held to {self._param!r}: {reason}", param=self._param)
         return self._matcher.is_stopped()
 
 
@@ -197,8 +208,8 @@ class _Vocabulary:
         self._tokenizer = tokenizer
         self._pieces = list(tokenizer.pieces())
         # A model without such tokens gets one that it cannot choose: a grammar needs one.
-        stops = list(stop_ids) or [len(self._pieces)]
-        self.tokens = [*self._pieces, b""] if not stop_ids else list(self._pieces)
+        stops = [stop for stop in stop_ids if stop < len(self._pieces)] or [len(self._pieces)]
+        self.tokens = [*self._pieces, b""]
         for stop in stops:
             self.tokens[stop] = b"<stop-%d>" % stop
         self.eos_token_id = stops[0]

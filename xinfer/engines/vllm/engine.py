@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from xinfer.devices import Grant
-from xinfer.engines.base import Available, Call, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
 from xinfer.engines.vllm.requirements import REQUIREMENTS
 from xinfer.errors import EngineFailed
 from xinfer.generation.chat_template import template_text
@@ -40,6 +40,20 @@ class VllmEngine:
     preference: ClassVar[int] = 40
     Options: ClassVar[type[msgspec.Struct]] = VllmOptions
     profiles_memory: ClassVar[bool] = True
+    memory: ClassVar[EngineMemory] = EngineMemory(
+        cpu_mib=2700,  # 740 and 670 MiB for the two processes in front, 900 for the worker, and what that grows by
+        accelerator_mib=2048,
+        dtype_options=("dtype",),
+        context_options=("max_model_len",),
+        needs_whole_context=False,  # "auto" serves the longest context that its cache holds
+        concurrency_options=("max_num_seqs",),
+        concurrency=16,
+        kv_dtype_options=("kv_cache_dtype",),
+        batch_token_options=("max_num_batched_tokens",),
+        batch_tokens=8192,
+        cpu_batch_tokens=4096,
+        fills_budget=True,
+    )
     environment: ClassVar[Mapping[str, str]] = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # our process has threads and a running loop: a fork would hang

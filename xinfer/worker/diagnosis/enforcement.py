@@ -65,7 +65,10 @@ def _advice(device: Device, hold: Hold) -> str:
             "and that nothing is mounted over /usr/local/vgpu."
         )
     if device.kind == "cpu":
-        return "Run the worker as a service with Delegate=yes, or set XINFER_OVER_LIMIT=end."
+        return (
+            "With XINFER_OVER_LIMIT=end the worker ends a replica that uses too much; where it may make cgroups "
+            "(a service with Delegate=yes), none can."
+        )
     if device.kind == "cuda" and device.source not in ("hami", "mig"):
         return "Start the MPS daemon before the worker: nvidia-cuda-mps-control -d"
     return ""

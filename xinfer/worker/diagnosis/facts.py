@@ -89,8 +89,8 @@ class MachineFacts:
     offers: Mapping[str, EngineOffer] = field(default_factory=dict)
     broken_engines: Mapping[str, str] = field(default_factory=dict)
     """Engines of third parties that cannot be loaded, and why."""
-    broken_environments: Mapping[str, str] = field(default_factory=dict)
-    """Environments that no replica can run in, and why."""
+    unusable_environments: Mapping[str, str] = field(default_factory=dict)
+    """Environments that no replica here would run in, and why."""
     torches: tuple[TorchBuild, ...] = ()
 
     @property

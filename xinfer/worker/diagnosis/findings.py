@@ -44,7 +44,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """Of xinfer."""
     healthy: bool
     """There is no problem; warnings are none."""
-    counts: dict[str, int]
+    counts: dict[Level, int]
     """How many findings there are of each level."""
     findings: tuple[Finding, ...]
 

@@ -106,7 +106,9 @@ def _nvidia(facts: MachineFacts) -> Iterator[Finding]:
             group=GROUP,
             code="accelerators",
             level="warning" if on_bus else "note",
-            what=f"{_count(on_bus, 'NVIDIA card')}, but no driver" if on_bus else "no accelerator: models run on the CPU",
+            what=f"{_count(on_bus, 'NVIDIA card')}, but no driver"
+            if on_bus
+            else "no accelerator: models run on the CPU",
             why=(source.reason,),
             advice="Install NVIDIA's driver; in a container, start it with --gpus all." if on_bus else "",
         )
@@ -150,7 +152,9 @@ def _hami(hami: HamiReading) -> Finding:
             for position, device in enumerate(hami.region.devices)
         ]
     said.append(hami.preload.reason)
-    return Finding(group=GROUP, code="hami", what="HAMi gave this container its slices; who says what:", why=tuple(said))
+    return Finding(
+        group=GROUP, code="hami", what="HAMi gave this container its slices; who says what:", why=tuple(said)
+    )
 
 
 def _mps(facts: MachineFacts) -> Finding:

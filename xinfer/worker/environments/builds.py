@@ -52,7 +52,7 @@ class Builds:
 
     @property
     def states(self) -> tuple[EngineBuild, ...]:
-        """Every build since this process started, as it is now or ended."""
+        """Every build since this process started, the latest last, as it is now or ended."""
         return tuple(build.now for build in self._builds.values())
 
     async def built(self, plan: EnvironmentPlan, show: Show) -> EnvironmentRecord:
@@ -114,6 +114,7 @@ class Builds:
             if not known.cancelling:
                 return known
             await known.ended.wait()
+        self._builds.pop(plan.name, None)  # the latest build is the last one
         build = self._builds[plan.name] = _Build(plan)
         build.task = asyncio.create_task(self._run(build))
         return build

@@ -1,4 +1,4 @@
-"""The model's name over there, put into a request."""
+"""The same request to a model of another name. Pure."""
 
 import msgspec
 
