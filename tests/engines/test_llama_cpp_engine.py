@@ -534,6 +534,8 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
         with_model(use, path=tmp_path / "missing.gguf")
     with pytest.raises(LoadFailed, match=r"9999.*2048"):
         with_model(use, max_model_len=9999)
+    with pytest.raises(LoadFailed, match="n_gpu_layers=5"):
+        with_model(use, n_gpu_layers=5)
     lease = Lease(replica_id="r", generation=1, slices=(DeviceSlice(device_id="cpu-0", memory_mib=300),))
     with pytest.raises(LoadFailed, match=r"256 sequences of 2048 tokens take 1536 MiB"):
         with_model(use, Grant(lease=lease), n_parallel=256, max_model_len=2048)

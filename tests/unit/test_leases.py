@@ -166,12 +166,18 @@ def test_the_book_chooses_devices_by_a_request() -> None:
         book.book("c", 1, msgspec.structs.replace(request, count=3))
 
 
-def test_slices_of_a_lease_that_was_given_back_cannot_be_exchanged() -> None:
+def test_a_reservation_lasts_once_it_is_confirmed_and_expires_if_not() -> None:
     book = LeaseBook([card()])
-    book.book("a", 1, (part(300),))
-    assert book.reconcile(set()) != ()
-    with pytest.raises(Conflict, match="has no lease; it was given back"):
-        book.resize("a", 1, (part(1),))
+    first = book.book("a", 1, (part(300),), expires_at=10.0)
+    second = book.book("b", 1, (part(300),), expires_at=10.0)
+    assert book.confirm("a", 1) is first
+    assert book.expire(9.9) == ()
+    assert book.expire(10.0) == (second,)
+    assert book.leases == (first,)
+    with pytest.raises(Conflict, match="it expired or was given back"):
+        book.confirm("b", 1)
+    with pytest.raises(Conflict, match="it expired or was given back"):
+        book.resize("b", 1, (part(1),))
 
 
 def test_a_resize_that_does_not_fit_changes_nothing() -> None:

@@ -82,21 +82,29 @@ class Bank(RuleBasedStateMachine):
         self.book = LeaseBook(DEVICES)
         self.devices = {device.device_id: device for device in DEVICES}
         self.leases: dict[Key, Lease] = {}
+        self.expiry: dict[Key, float] = {}
+        self.now = 0.0
         self.overfull: set[str] = set()
         """Devices on which something was found running, or which shrank: they may hold more than they have."""
 
     def snapshot(self) -> object:
         return copy.deepcopy((self.book.rooms.by_id, self.book.leases))
 
+    def booked(self, key: Key, lease: Lease, expires_at: float | None) -> None:
+        self.leases[key] = lease
+        if expires_at is not None:
+            self.expiry[key] = expires_at
+
     def stale(self, key: Key) -> bool:
         return any(replica == key[0] and generation > key[1] for replica, generation in self.leases)
 
-    @rule(replica=replicas, generation=generations, request=requests)
-    def book_by_request(self, replica: str, generation: int, request: SliceRequest) -> None:
+    @rule(replica=replicas, generation=generations, request=requests, lasts=st.none() | st.floats(0.0, 20.0))
+    def book_by_request(self, replica: str, generation: int, request: SliceRequest, lasts: float | None) -> None:
         key, before = (replica, generation), self.snapshot()
+        expires_at = None if lasts is None else self.now + lasts
         possible = self.fitting_sets(request)
         try:
-            lease = self.book.book(replica, generation, request)
+            lease = self.book.book(replica, generation, request, expires_at=expires_at)
         except Conflict as refused:
             assert self.snapshot() == before
             if not isinstance(refused, NoCapacity):
@@ -111,6 +119,7 @@ class Bank(RuleBasedStateMachine):
         ids = {piece.device_id for piece in lease.slices}
         assert len(ids) == request.count
         assert ids in possible
+        self.booked(key, lease, expires_at)
         # Booked again it is the same, and given back it never was.
         after = self.snapshot()
         assert self.book.book(replica, generation, request) is lease
@@ -118,7 +127,7 @@ class Bank(RuleBasedStateMachine):
         self.book.release(replica, generation)
         self.book.release(replica, generation)
         assert self.snapshot() == before
-        self.leases[key] = self.book.book(replica, generation, request)
+        self.leases[key] = self.book.book(replica, generation, request, expires_at=expires_at)
         assert self.leases[key] == lease
 
     @rule(replica=replicas, generation=generations, slices=st.lists(st.builds(part, st.integers(0, 600), device_ids)))
@@ -134,6 +143,7 @@ class Bank(RuleBasedStateMachine):
     @rule(replica=replicas, generation=generations, memory_mib=st.integers(0, 800), device_id=device_ids)
     def record(self, replica: str, generation: int, memory_mib: int, device_id: str) -> None:
         slices = (part(memory_mib, device_id, 10),)
+        self.expiry.pop((replica, generation), None)
         self.leases[replica, generation] = self.book.record(replica, generation, slices)
         self.overfull.add(device_id)
 
@@ -141,6 +151,24 @@ class Bank(RuleBasedStateMachine):
     def release(self, replica: str, generation: int) -> None:
         self.book.release(replica, generation)
         self.leases.pop((replica, generation), None)
+        self.expiry.pop((replica, generation), None)
+
+    @rule(replica=replicas, generation=generations)
+    def confirm(self, replica: str, generation: int) -> None:
+        key = (replica, generation)
+        try:
+            assert self.book.confirm(replica, generation) == self.leases[key]
+            self.expiry.pop(key, None)
+        except Conflict:
+            assert key not in self.leases
+
+    @rule(passed=st.floats(0.0, 20.0))
+    def expire(self, passed: float) -> None:
+        self.now += passed
+        due = {key for key, at in self.expiry.items() if at <= self.now}
+        assert {(lease.replica_id, lease.generation) for lease in self.book.expire(self.now)} == due
+        for key in due:
+            del self.leases[key], self.expiry[key]
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data(), slices=st.lists(st.builds(part, st.integers(0, 900), device_ids), min_size=1, max_size=2))
@@ -156,6 +184,7 @@ class Bank(RuleBasedStateMachine):
         gone = self.book.reconcile(live)
         assert {(lease.replica_id, lease.generation) for lease in gone} == self.leases.keys() - live
         self.leases = {key: lease for key, lease in self.leases.items() if key in live}
+        self.expiry = {key: at for key, at in self.expiry.items() if key in live}
 
     @rule(device_id=device_ids, cordoned=st.booleans())
     def cordon(self, device_id: str, cordoned: bool) -> None:

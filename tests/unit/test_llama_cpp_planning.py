@@ -11,8 +11,8 @@ from xinfer.engines.llama_cpp.options import LlamaCppOptions
 from xinfer.engines.llama_cpp.planning import (
     LEAST_CACHE_MIB,
     MIB,
-    PROCESS_MIB,
     SEQUENCES,
+    WORKSPACE_MIB,
     Shape,
     cache_budget,
     cache_plan,
@@ -96,9 +96,12 @@ def test_a_context_beyond_the_model_needs_scaled_positions():
 
 
 def test_the_cache_gets_what_the_lease_leaves():
-    assert cache_budget(SHAPE, 8000) == 8000 - 4000 - PROCESS_MIB
+    assert cache_budget(SHAPE, 8000) == 8000 - 4000 - WORKSPACE_MIB
     assert cache_budget(SHAPE, 10) == LEAST_CACHE_MIB
     assert cache_budget(SHAPE, None) > 0
+    # Half of the weights are on the device, and half of the cache: twice of what is left there.
+    assert cache_budget(SHAPE, 3000, 0.5) == 2 * (3000 - 2000 - WORKSPACE_MIB)
+    assert cache_budget(SHAPE, 3000, 0.0) == cache_budget(SHAPE, None)
 
 
 def test_as_many_layers_as_fit_go_to_the_accelerator():

@@ -111,6 +111,21 @@ def test_a_name_alone_takes_the_preferred_engine():
     assert (found.replicas, found.created_at, found.request.device_kind) == (1, 5.0, "any")
 
 
+def test_an_engine_may_be_the_better_one_on_accelerators_only():
+    class CardEngine(TorchEngine):
+        name = "card.engine"
+        preference = 1
+        accelerator_preference = 99
+
+    registry = Registry(REGISTRY._catalog, {**ENGINES, CardEngine.name: CardEngine})
+    offer = {CardEngine.name: EngineOffer(ok=True)}
+    for gpus, chosen in ((0, "torch_engine"), (1, "card.engine")):
+        hello = worker("w", gpus=gpus)
+        hello = msgspec.structs.replace(hello, engines=hello.engines | offer)
+        assert registry.resolve(LaunchRequest(model_name="tiny"), [hello], now=5.0).engine == chosen
+        assert registry.resolve(LaunchRequest(model_name="tiny", n_gpu=None), [hello], now=5.0).engine == "torch_engine"
+
+
 def test_aliases_and_case_do_not_matter():
     assert resolve("Tiny-Chat").model_uid == "tiny"
 

@@ -11,7 +11,7 @@ from xinfer.ops import Kind
 from xinfer.protocol import Assignment, Assignments, ReplicaStatus, ReplicaView
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState
-from xinfer.worker.core import WorkerCore
+from xinfer.worker.core import RESERVED_S, WorkerCore
 from xinfer.worker.events import Assigned, Command, Ended, Event, Looked, Report, Seen, Spawn, Tick
 from xinfer.worker.leases import LeaseBook
 from xinfer.worker.line import Claim, StartLine
@@ -78,6 +78,19 @@ def test_the_second_waits_until_the_first_has_profiled() -> None:
     assert bench.core.next_tick is None
     assert bench.becomes_ready("a") == ["b"]
     assert bench.status("b").stage == "starting the process"
+
+
+def test_a_reservation_that_expires_costs_its_place_in_the_line() -> None:
+    bench = Bench()
+    first, second, late = (item(name, "x", engine="profiler") for name in "abc")
+    assert bench.want(first, second) == ["a"]
+    bench.now = 0.5 * RESERVED_S
+    assert bench.want(first, second, late) == []
+    assert {lease.replica_id for lease in bench.book.leases} == {"a", "b", "c"}  # their room is kept
+    bench.now = RESERVED_S
+    bench.tell(Tick())
+    assert bench.becomes_ready("a") == ["c"]
+    assert bench.becomes_ready("c") == ["b"]
 
 
 def test_it_starts_as_well_when_the_first_ends() -> None:

@@ -161,6 +161,8 @@ class Engine(Protocol):
     """For an environment of its own: the first that is for this machine is taken; none: it cannot have one."""
     preference: ClassVar[int]
     """Where several engines accept a model, the highest available one is chosen."""
+    accelerator_preference: ClassVar[int | None] = None
+    """The same on accelerators. None, and engines that do not say: no different."""
     Options: ClassVar[type[msgspec.Struct]]
     """The engine keywords a launch may carry; a struct with ``forbid_unknown_fields``, but for engines that have more
     than we could name and check them as they load."""

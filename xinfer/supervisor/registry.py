@@ -16,6 +16,7 @@ from xinfer.ops import Kind
 from xinfer.protocol import LaunchRequest, WorkerHello
 from xinfer.spec import Deployment, EnvironmentRequest, Estimate, Format, ModelSpec
 from xinfer.supervisor.admission import check_replicas
+from xinfer.supervisor.capacity import uses_cpu
 from xinfer.supervisor.environments import environment_request
 from xinfer.supervisor.fileless import fileless_spec, placed_on_cpu
 from xinfer.supervisor.resources import resources, wanted_workers
@@ -95,9 +96,10 @@ class Registry:
         environment: EnvironmentRequest,
     ) -> tuple[ModelSpec, type[Engine]]:
         engines = [self._named(request.model_engine)] if request.model_engine else list(self._engines.values())
+        on_cpu = uses_cpu(workers, resources(request, workers)) if len(engines) > 1 else True
         trials = [
             _Trial(engine, spec, _obstacle(engine, spec, workers, environment))
-            for engine in sorted(engines, key=lambda engine: -engine.preference)
+            for engine in sorted(engines, key=lambda engine: -_preference(engine, on_cpu=on_cpu))
             for spec in specs
         ]
         for trial in trials:
@@ -112,6 +114,11 @@ class Registry:
                 return engine
         known = ", ".join(sorted(self._engines))
         raise InvalidRequest(f"there is no engine {name!r}; the known ones are: {known}", param="model_engine")
+
+
+def _preference(engine: type[Engine], *, on_cpu: bool) -> int:
+    special: int | None = getattr(engine, "accelerator_preference", None)
+    return engine.preference if on_cpu or special is None else special
 
 
 class _Trial(NamedTuple):

@@ -44,6 +44,9 @@ ROOM_PATIENCE_S = 30.0
 it said may be older than the end of the process that used the memory."""
 ROOM_RETRY_S = 1.0
 
+RESERVED_S = 600.0
+"""Room is kept so long for a replica that waits for its turn to start."""
+
 OFFENCES = 3
 """A replica that was ended so often for using more than its slice is not started again."""
 FORGIVEN_S = 600.0
@@ -91,6 +94,8 @@ class WorkerCore:
         """Take one event in; what is to be done now, in order."""
         commands: list[Command] = list(self._apply(event, now))
         self._release_unused()
+        for lease in self._book.expire(now):  # it waited long enough with room that others could use: they go first
+            self._replicas[lease.replica_id].turn = next(self._turns)
         line = StartLine(
             self._claim(replica.process.assignment)
             for replica in self._replicas.values()
@@ -251,7 +256,8 @@ class WorkerCore:
     def _start(self, replica: Replica, wanted: Assignment, line: StartLine, now: float) -> Iterator[Command]:
         replica.waits_for = ""
         try:
-            lease = self._book.book(wanted.replica_id, wanted.generation, wanted.slices)
+            until = now + RESERVED_S
+            lease = self._book.book(wanted.replica_id, wanted.generation, wanted.slices, expires_at=until)
         except NoCapacity as error:
             self._lack_room(replica, error, now)
             return
@@ -263,6 +269,7 @@ class WorkerCore:
             replica.reason = replica.reason if replica.deaths else ""  # not: that there is no room
             line.join(claim)
             return
+        self._book.confirm(wanted.replica_id, wanted.generation)
         process = RunningProcess(self._new_instance(), wanted)
         replica.begin(process)
         line.join(claim)

@@ -1,8 +1,8 @@
 """The book of what is given away on this worker's devices. Pure: it decides, others enforce.
 
 The key of a lease is (replica_id, generation): booking it again returns the lease that is there, and while a later
-generation of a replica holds a lease, an earlier one gets none. So a message may come twice, or too late. No lease
-runs out: ``reconcile`` gives back all that nobody names any more, so none can be forgotten, and no clock is needed.
+generation of a replica holds a lease, an earlier one gets none. So a message may come twice, or too late. A lease is a
+reservation at first: unless it is confirmed by what runs on it, it expires. Times are given, in seconds.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -33,6 +33,7 @@ class DeviceInUse(NoCapacity):
 class _Entry:
     lease: Lease
     wanted: Wanted
+    expires_at: float | None
     observed_mib: dict[str, int] = field(default_factory=dict)
     """By device id, what the replica was last seen to use."""
 
@@ -59,8 +60,8 @@ class LeaseBook:
         """Memory of a device that can be booked; negative when what was adopted exceeds the device."""
         return self.rooms.by_id[device_id].free_mib
 
-    def book(self, replica_id: str, generation: int, wanted: Wanted) -> Lease:
-        """Book every slice, or none.
+    def book(self, replica_id: str, generation: int, wanted: Wanted, *, expires_at: float | None = None) -> Lease:
+        """Book every slice, or none. With ``expires_at`` it is a reservation until ``confirm`` makes it last.
 
         Raises:
             NoCapacity: some device is unknown or has too little left; says by how many MiB or percent on each. As
@@ -81,13 +82,23 @@ class LeaseBook:
         else:
             slices = self._marked(wanted)
             self._require_room(replica_id, slices, held=())
-        return self._enter(replica_id, generation, _Entry(_lease(replica_id, generation, slices), wanted))
+        return self._enter(replica_id, generation, _Entry(_lease(replica_id, generation, slices), wanted, expires_at))
 
     def record(self, replica_id: str, generation: int, slices: tuple[DeviceSlice, ...]) -> Lease:
         """Book what runs already: it uses its memory whether or not that fits, and the book has to say so."""
         self.release(replica_id, generation)
         lease = _lease(replica_id, generation, self._marked(slices))
-        return self._enter(replica_id, generation, _Entry(lease, slices))
+        return self._enter(replica_id, generation, _Entry(lease, slices, None))
+
+    def confirm(self, replica_id: str, generation: int) -> Lease:
+        """Make a reservation last. A lease that lasts already is left as it is.
+
+        Raises:
+            Conflict: it is not there: it has expired or was given back, or was never made.
+        """
+        entry = self._entry(replica_id, generation)
+        entry.expires_at = None
+        return entry.lease
 
     def release(self, replica_id: str, generation: int) -> None:
         """Give a lease back; none is there: nothing to do."""
@@ -118,6 +129,12 @@ class LeaseBook:
     def reconcile(self, live: Collection[Key]) -> tuple[Lease, ...]:
         """Give back every lease but those of the replicas that live; returns what was given back."""
         return self._drop(lease for lease in self.leases if (lease.replica_id, lease.generation) not in live)
+
+    def expire(self, now: float) -> tuple[Lease, ...]:
+        """Give back the reservations whose time is over; returns them."""
+        return self._drop(
+            entry.lease for entry in self._all() if entry.expires_at is not None and entry.expires_at <= now
+        )
 
     def observe(self, uses: Iterable[DeviceUse]) -> None:
         """Take over what devices report. From then on they give away only what is free.
@@ -156,7 +173,7 @@ class LeaseBook:
     def _entry(self, replica_id: str, generation: int) -> _Entry:
         entry = self._entries.get(replica_id, {}).get(generation)
         if entry is None:
-            raise Conflict(f"generation {generation} of {replica_id!r} has no lease; it was given back")
+            raise Conflict(f"generation {generation} of {replica_id!r} has no lease; it expired or was given back")
         return entry
 
     def _enter(self, replica_id: str, generation: int, entry: _Entry) -> Lease:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as c
@@ -11,7 +12,7 @@ import numpy as np
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.llama_cpp.library import Batch, Context, Model
-from xinfer.engines.llama_cpp.loading import open_model, shared_settings
+from xinfer.engines.llama_cpp.loading import offload_of, open_model, shared_settings
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
 from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer, tokenize
 from xinfer.engines.token_engine import Shield
@@ -45,7 +46,8 @@ class Encoder:
     """
 
     def __init__(self, spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> None:
-        self._model = open_model(spec, options, grant, progress)
+        path = Path(spec.source)
+        self._model = open_model(path, options, offload_of(path, options, grant), progress)
         self._scores = spec.kind is Kind.RERANK
         self._normalizes = options.normalize
         self.max_length = _longest(options, self._model.trained_context)

@@ -12,7 +12,7 @@ from xinfer.engines.base import Progress
 from xinfer.engines.llama_cpp.library import Context, Model
 from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
 from xinfer.engines.llama_cpp.pace import Pace
-from xinfer.engines.llama_cpp.planning import CachePlan, Shape, cache_budget, cache_plan, offload
+from xinfer.engines.llama_cpp.planning import CachePlan, Offload, Shape, cache_budget, cache_plan, offload
 from xinfer.engines.llama_cpp.runner import SCORED_CHUNK, LlamaRunner
 from xinfer.engines.llama_cpp.slots import SlotTable
 from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer
@@ -42,16 +42,19 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
     Raises:
         LoadFailed: the model cannot be served by this engine, or does not fit; says why.
     """
-    model = open_model(spec, options, grant, progress)
+    path = Path(spec.source)
+    share = offload_of(path, options, grant)
+    model = open_model(path, options, share, progress)
     if model.has_encoder:
-        raise LoadFailed(f"{Path(spec.source).name} has an encoder; this engine serves models that only continue text")
+        raise LoadFailed(f"{path.name} has an encoder; this engine serves models that only continue text")
     shape = shape_of(model)
-    plan = cache_plan(shape, options, cache_budget(shape, granted_mib(grant)))
+    on_device = share.layers / (shape.layers + 1) if accelerators(grant) else 1.0
+    plan = cache_plan(shape, options, cache_budget(shape, granted_mib(grant), on_device))
     progress("making the cache", 0.9)
     context = Context(model, _context_settings(plan, options, grant))
     if not context.has_memory:
         raise LoadFailed(
-            f"{Path(spec.source).name} does not continue text; if it is for embeddings or reranking, launch it with "
+            f"{path.name} does not continue text; if it is for embeddings or reranking, launch it with "
             "model_type=embedding or rerank"
         )
     source = model.template() or ""
@@ -88,35 +91,41 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
     )
 
 
-def open_model(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> Model:
-    """Load the weights, as many of them onto accelerators as is asked for or fits.
+def offload_of(path: Path, options: LlamaCppOptions, grant: Grant) -> Offload:
+    """What goes to accelerators.
 
     Raises:
-        LoadFailed: it cannot be loaded, or there is no such file.
+        LoadFailed: there is no such file, or accelerators are asked for and there are none.
     """
-    path = Path(spec.source)
     if not path.is_file():
         raise LoadFailed(f"{path} is no file; this engine loads GGUF files")
-    progress("reading the header", 0.0)
+    devices = accelerators(grant)
+    if c.llama_supports_gpu_offload() and devices:
+        header = Model(path, {"vocab_only": True}, _ignore)
+        share = offload(shape_of(header, weight_bytes=_size_on_disk(path)), options, devices)
+        logger.info("%d of %d layers go to accelerators", share.layers, header.layers + 1)
+        return share
+    if options.n_gpu_layers not in {"auto", 0}:
+        reason = "it was built for CPUs only" if devices else "no accelerator is leased"
+        raise LoadFailed(f"n_gpu_layers={options.n_gpu_layers} was asked for, and llama.cpp cannot do that: {reason}")
+    return Offload(layers=0)
+
+
+def open_model(path: Path, options: LlamaCppOptions, share: Offload, progress: Progress) -> Model:
+    """Load the weights.
+
+    Raises:
+        LoadFailed: they cannot be loaded; the message is what the library says.
+    """
     settings: dict[str, Any] = {
         "load_mode": _LOAD_MODES[options.use_mmap, options.use_mlock],
         "check_tensors": options.check_tensors,
-        "n_gpu_layers": 0,
+        "n_gpu_layers": share.layers,
+        "split_mode": _SPLIT_MODES[options.split_mode],
+        "main_gpu": options.main_gpu,
     }
-    if c.llama_supports_gpu_offload() and accelerators(grant):
-        header = Model(path, {"vocab_only": True}, _ignore)
-        share = offload(shape_of(header, weight_bytes=_size_on_disk(path)), options, accelerators(grant))
-        logger.info("%d of %d layers go to accelerators", share.layers, header.layers + 1)
-        settings |= {
-            "n_gpu_layers": share.layers,
-            "split_mode": _SPLIT_MODES[options.split_mode],
-            "main_gpu": options.main_gpu,
-        }
-        if share.split:
-            settings["tensor_split"] = _tensor_split(share.split)
-    elif options.n_gpu_layers not in {"auto", 0}:
-        reason = "no accelerator is leased" if c.llama_supports_gpu_offload() else "it was built for CPUs only"
-        raise LoadFailed(f"n_gpu_layers={options.n_gpu_layers} was asked for, but llama.cpp cannot do that: {reason}")
+    if share.split:
+        settings["tensor_split"] = _tensor_split(share.split)
     progress("reading weights", 0.1)
     return Model(path, settings, lambda fraction: progress("reading weights", 0.1 + 0.8 * fraction))
 

@@ -9,8 +9,8 @@ from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
 from xinfer.errors import LoadFailed
 
 MIB = 1024 * 1024
-PROCESS_MIB = 256
-"""What Python, the library and the work of one step take beside weights and cache."""
+WORKSPACE_MIB = 256
+"""What the library and the work of one step take beside weights and cache, and on a CPU what Python does."""
 LEAST_CACHE_MIB = 64
 """A lease that is smaller than it should be still gets so much cache: the enforcer of the lease decides, not we."""
 UNLEASED_CACHE_MIB = 2048
@@ -114,11 +114,18 @@ def _shared(longest: int, options: LlamaCppOptions, total: int) -> CachePlan:
     return CachePlan(sequences=sequences, context=min(longest, tokens), tokens=tokens)
 
 
-def cache_budget(shape: Shape, granted_mib: int | None) -> int:
-    """MiB for the cache: what the lease leaves beside the weights."""
-    if granted_mib is None:
+def cache_budget(shape: Shape, granted_mib: int | None, on_device: float = 1.0) -> int:
+    """MiB for the cache: what the lease leaves beside the weights.
+
+    Args:
+        shape: of the model.
+        granted_mib: of the lease; ``None``: there is none.
+        on_device: the share (0..1) of weights and cache that is on the leased devices; the rest is in main memory.
+    """
+    if granted_mib is None or not on_device:
         return UNLEASED_CACHE_MIB
-    return max(granted_mib - PROCESS_MIB - shape.weight_bytes // MIB, LEAST_CACHE_MIB)
+    left = granted_mib - WORKSPACE_MIB - on_device * shape.weight_bytes / MIB
+    return max(int(left / on_device), LEAST_CACHE_MIB)
 
 
 class Offload(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,14 +135,13 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True):
     split: tuple[float, ...] = ()
 
 
-def offload(shape: Shape, options: LlamaCppOptions, budgets: Sequence[Budget], workspace_mib: int = 512) -> Offload:
+def offload(shape: Shape, options: LlamaCppOptions, budgets: Sequence[Budget]) -> Offload:
     """How many layers go to accelerators: all that fit, each with its part of the cache.
 
     Args:
         shape: of the model.
         options: what was asked for.
         budgets: what may be used of each accelerator.
-        workspace_mib: what computing takes on each of them.
     """
     split = options.tensor_split or (tuple(float(budget.memory_mib) for budget in budgets) if len(budgets) > 1 else ())
     asked = options.n_gpu_layers
@@ -144,7 +150,7 @@ def offload(shape: Shape, options: LlamaCppOptions, budgets: Sequence[Budget], w
         return Offload(layers=asked, split=split)
     if asked in (-1, "all"):
         return Offload(layers=everything, split=split)
-    room = sum(max(0, budget.memory_mib - workspace_mib) for budget in budgets) * MIB
+    room = sum(max(0, budget.memory_mib - WORKSPACE_MIB) for budget in budgets) * MIB
     cache = (options.n_ctx or LEAST_CONTEXT * (options.sequences or 1)) * shape.token_bytes(options)
     on_device = cache if options.offload_kqv else 0
     per_layer = (shape.weight_bytes + on_device) / everything

@@ -52,6 +52,7 @@ class SglangEngine:
     install: ClassVar[str] = "xinfer engine install sglang"
     requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
     preference: ClassVar[int] = 30
+    accelerator_preference: ClassVar[int | None] = 80
     Options: ClassVar[type[msgspec.Struct]] = SglangOptions
     profiles_memory: ClassVar[bool] = True
     memory: ClassVar[EngineMemory] = EngineMemory(

@@ -143,7 +143,7 @@ def _serialized(grammar: Grammar) -> str:
     if grammar.inner:
         try:
             inner = gbnf_to_lark.any_to_lark(grammar.inner)
-        except Exception as error:  # the converter raises whatever it meets, plain Exception included
+        except Exception as error:  # noqa: BLE001 - the converter raises plain ones; they become a refusal
             raise _refusal(grammar.param, str(error)) from None
         grammars.append({"name": INNER, "lark_grammar": inner})
     return json.dumps({"grammars": grammars})

@@ -38,6 +38,7 @@ class VllmEngine:
     install: ClassVar[str] = "xinfer engine install vllm"
     requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
     preference: ClassVar[int] = 40
+    accelerator_preference: ClassVar[int | None] = 90
     Options: ClassVar[type[msgspec.Struct]] = VllmOptions
     profiles_memory: ClassVar[bool] = True
     memory: ClassVar[EngineMemory] = EngineMemory(
