@@ -26,6 +26,8 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import psutil
+from cpu import cpu_of
 from xinference_client import HOST, Connection, Refused, ask
 
 DEMO = Path(__file__).parent.parent / "xinfer" / "catalog" / "demo" / "demo-chat" / "demo-chat.gguf"
@@ -109,15 +111,23 @@ def _copy_tokenizer(writer: gguf.GGUFWriter) -> int:
 
 @dataclass
 class Server:
-    """A running server. ``rates``: tokens per second by the number of clients, one for each round."""
+    """A running server. Of each round, by the number of clients:"""
 
     name: str
     port: int
     process: subprocess.Popen[bytes]
     log: Path
     rates: dict[int, list[float]] = field(default_factory=dict)
+    """Tokens per second."""
+    costs: dict[int, list[float]] = field(default_factory=dict)
+    """CPU milliseconds of all its processes per token: what else runs on the machine disturbs it less."""
     broken: dict[int, int] = field(default_factory=dict)
     """Requests that got no whole answer, by the number of clients."""
+
+    def cpu_s(self) -> float:
+        """CPU time of all its processes so far, seconds."""
+        own = psutil.Process(self.process.pid)
+        return sum(cpu_of(process.pid for process in (own, *own.children(recursive=True))))
 
     def stop(self) -> None:
         """End it, and wait."""
@@ -221,9 +231,10 @@ async def load(server: Server, clients: int, tokens: int, repeats: int, first: i
         finally:
             await connection.close()
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), server.cpu_s()
     await asyncio.gather(*[client(number) for number in range(clients)])
     server.rates.setdefault(clients, []).append(whole / (time.perf_counter() - started))
+    server.costs.setdefault(clients, []).append(1000 * (server.cpu_s() - used) / max(whole, 1))
 
 
 async def broken_streams(server: Server, clients: int, tokens: int) -> int:
@@ -278,15 +289,21 @@ def measure_prefixes(server: Server, model: Path, rounds: int) -> None:
 def compare(ours: Server, theirs: Sequence[Server], clients: Sequence[int]) -> Iterator[str]:
     """A line for each number of clients and each other server."""
     for count in clients:
-        own = statistics.median(ours.rates[count])
-        yield f"{count:3} clients  {ours.name:18} {own:7.0f} tok/s"
+        yield f"{count:3} clients  {ours.name:18} {_rate(ours, count)}"
         for other in theirs:
-            ratios = sorted(mine / its for mine, its in zip(ours.rates[count], other.rates[count], strict=True) if its)
-            median = statistics.median(other.rates[count])
-            spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else "-"
+            faster = [mine / its for mine, its in zip(ours.rates[count], other.rates[count], strict=True) if its]
+            cheaper = [its / mine for mine, its in zip(ours.costs[count], other.costs[count], strict=True)]
             lost = f", {other.broken[count]} requests broken" if count in other.broken else ""
-            ratio = f"x {statistics.median(ratios):.2f}" if ratios else "-"
-            yield f"             {other.name:18} {median:7.0f} tok/s   {ratio} ({spread}){lost}"
+            yield f"             {other.name:18} {_rate(other, count)}   {_spread(faster)}; CPU {_spread(cheaper)}{lost}"
+
+
+def _rate(server: Server, clients: int) -> str:
+    rate, cost = statistics.median(server.rates[clients]), statistics.median(server.costs[clients])
+    return f"{rate:7.0f} tok/s {cost:6.2f} ms CPU/tok"
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"x {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
 
 
 def measure(arguments: argparse.Namespace, home: Path, stack: contextlib.ExitStack) -> None:

@@ -85,11 +85,12 @@ def recount(book: LeaseBook) -> None:
 
 def operate(book: LeaseBook, keys: list[Key], chance: random.Random, number: int) -> str:
     """One random operation; what it was, or how it was refused."""
-    kind = chance.choices(("book", "release", "resize", "crash", "cordon"), (50, 40, 8, 0.2, 1.8))[0]
+    kind = chance.choices(("book", "release", "resize", "expire", "crash", "cordon"), (50, 38, 8, 2, 0.2, 1.8))[0]
     try:
         if kind == "book":
             key = (f"r{number}", 1)
-            book.book(*key, any_request(chance))
+            expires_at = number + 50.0 if chance.random() < 0.1 else None
+            book.book(*key, any_request(chance), expires_at=expires_at)
             keys.append(key)
         elif kind == "release" and keys:
             book.release(*keys.pop(chance.randrange(len(keys))))
@@ -98,6 +99,9 @@ def operate(book: LeaseBook, keys: list[Key], chance: random.Random, number: int
             book.resize(
                 *key, (DeviceSlice(device_id=f"gpu-{chance.randrange(64)}", memory_mib=chance.randint(1, 40_000)),)
             )
+        elif kind == "expire":
+            gone = {(lease.replica_id, lease.generation) for lease in book.expire(float(number))}
+            keys[:] = [key for key in keys if key not in gone]
         elif kind == "crash":
             keys[:] = [key for key in keys if chance.random() < 0.7]
             book.reconcile(set(keys))

@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 
 import pytest
-from fakes.packages.toys import write_toys
+from fakes.packages.toys import write_library, write_toys
 from fakes.packages.wheels import repack
 
 UNUSED = ("scipy", "uv")
@@ -18,6 +19,8 @@ def site(tmp_path_factory, open_site):
     root = tmp_path_factory.mktemp("environments")
     wheels, installed = root / "wheels", root / "installed"
     write_toys(wheels, installed)
+    os.mkfifo(root / "gate")
+    write_library(wheels, "0.5", body=f"open({str(root / 'gate')!r}).read()\n")  # its check ends only when it is ended
     repack(wheels, importlib.metadata.requires("xinfer"), without=UNUSED)
     configuration = root / "pip.conf"
     configuration.write_text(f"[global]\nno-index = true\nfind-links =\n    {wheels}\n")
@@ -88,6 +91,27 @@ def test_packages_of_a_launch_make_an_environment_of_its_own(site):
     assert ask(site, "one")["library"] == "1.0"
     site.launch(model_engine="toy_one", model_uid="by-path", python=f"{answer['prefix']}/bin/python", gpumem=64)
     assert ask(site, "by-path")["prefix"] == answer["prefix"]
+
+
+def test_a_launch_that_waits_for_its_environment_shows_it_and_can_be_cancelled(site, wait):
+    words = {"virtual_env_packages": ["toylib==0.5"], "gpumem": 64, "replica": 2}
+    site.launch(model_engine="toy_one", model_uid="slow", wait_ready=False, **words)
+
+    def checking():
+        progress = site.get("/v1/models/slow/progress")
+        return "checking that toy_one works" in progress["stage"] and progress
+
+    progress = wait(checking, "it is built as far as that")
+    assert progress["stage"].startswith("building the environment of toy_one: ")
+    assert [replica["state"] for replica in progress["replicas"]] == ["DOWNLOADING", "DOWNLOADING"]
+    assert 0.5 < progress["progress"] < 1
+    (build,) = [
+        b for b in next(iter(site.get("/v1/engines/toy_one/install")["workers"].values())) if b["state"] == "building"
+    ]
+    site.call("POST", "/v1/models/slow/cancel").raise_for_status()
+    wait(lambda: site.get("/v1/engines/toy_one/install")["done"], "nothing is built any more")
+    wait(lambda: "slow" not in site.running_models(), "nothing of it is left")
+    assert not (site.root / "home" / "environments" / build["environment"] / "venv").exists()
 
 
 def test_an_environment_that_cannot_be_had_fails_the_launch_with_the_reason(site):

@@ -116,8 +116,15 @@ def golden() -> dict[str, list[dict[str, Any]]]:
     return json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_demo_chat_gives_its_golden_answers_to_32_at_once(golden, stream):
+@pytest.mark.parametrize(
+    ("stream", "options"),
+    [
+        (True, {}),
+        (False, {"n_parallel": 6}),
+        (False, {"kv_unified": True, "n_ctx": 2048, "n_parallel": 6}),
+    ],
+)
+def test_demo_chat_gives_its_golden_answers_to_32_at_once(golden, stream, options):
     gate = asyncio.Semaphore(32)
 
     async def ask(engine: Any, entry: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def test_demo_chat_gives_its_golden_answers_to_32_at_once(golden, stream):
     async def use(engine: Any) -> list[dict[str, Any]]:
         return await asyncio.gather(*[ask(engine, entry) for entry in golden["demo-chat"]])
 
-    for entry, message in zip(golden["demo-chat"], with_model(use), strict=True):
+    for entry, message in zip(golden["demo-chat"], with_model(use, **options), strict=True):
         calls = [call["function"] for call in message.get("tool_calls") or ()]
         found = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in calls]
         assert found == entry.get("tool_calls", []), entry["messages"]

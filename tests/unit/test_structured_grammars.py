@@ -1,11 +1,14 @@
 """Grammars of whole answers, walked through letter by letter with a tokenizer whose tokens are bytes."""
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xinfer.engines.token_engine.constraint import CACHED, Constraint, GrammarCompiler
 from xinfer.errors import InvalidRequest, UnsupportedParameter
@@ -104,6 +107,7 @@ POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type"
         (structured(StructureKind.REGEX, "[0-9]{2}/[a-c]+"), "12/xyz", "12/"),
         (structured(StructureKind.REGEX, "a\\/\nb"), "a/\nb", "a/\nb$"),
         (structured(StructureKind.CHOICE, ["yes", "no", 'q"\\\n']), 'q"\\\n', 'q"\\\n$'),
+        (structured(StructureKind.CHOICE, ["\x00\x7f\u2028😀"]), "\x00\x7f\u2028😀", "\x00\x7f\u2028😀$"),
         (structured(StructureKind.CHOICE, ["yes", "yesterday"]), "yesterday", "yesterday$"),
         (structured(StructureKind.CHOICE, ["yes", "no"]), "maybe", ""),
         (structured(StructureKind.GRAMMAR, 'start: "a" start | "b"'), "aab", "aab$"),
@@ -266,6 +270,15 @@ def test_strict_tools_leave_the_choice_to_the_model(compiler, written):
     assert walk(compiled_calls(compiler, calls, template), wrong) != f"{wrong}$"
 
 
+@pytest.mark.parametrize("limit", [{"maxLength": 3}, {"pattern": "^a"}])
+def test_a_strict_tool_asks_for_nothing_that_cannot_be_held(limit):
+    function = {"name": "f", "strict": True, "parameters": {"properties": {"x": {"type": "string", **limit}}}}
+    tools = read_tools([{"type": "function", "function": function}])
+    with pytest.raises(UnsupportedParameter, match=next(iter(limit))):
+        answer_grammar(None, calls_of(forms.QWEN_XML, tools=tools), None, "")
+    assert answer_grammar(None, calls_of(forms.HERMES, tools=tools), None, "") is not None
+
+
 def test_nothing_is_forced_without_a_reason():
     loose = read_tools([{"type": "function", "function": {"name": "f"}}])
     assert answer_grammar(None, calls_of(forms.HERMES, forced=False, tools=loose), None, "") is None
@@ -311,6 +324,49 @@ def test_what_is_wrong_is_said(compiler, structure, reason):
         compiler.compile(grammar_of(structure))
     assert caught.value.param == "field"
     assert "\n" not in caught.value.message
+
+
+KEYWORDS = (
+    "type",
+    "properties",
+    "required",
+    "enum",
+    "const",
+    "items",
+    "anyOf",
+    "allOf",
+    "pattern",
+    "$ref",
+    "$defs",
+    "a",
+)
+VALUES = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["string", "object", "#/$defs/a", "é\x7f", "^a"])
+)
+schemas = st.dictionaries(
+    st.sampled_from(KEYWORDS),
+    st.recursive(
+        VALUES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=4,
+)
+
+
+@given(schema=schemas, strict=st.booleans())
+def test_any_schema_is_compiled_or_refused(compiler, schema, strict):
+    def try_out(make: Callable[[], Grammar | None]) -> None:
+        with contextlib.suppress(InvalidRequest):  # any other error fails the test
+            grammar = make()
+            assert grammar is not None
+            assert compiler.compile(grammar).start().mask() is not None
+
+    try_out(lambda: grammar_of(structured(StructureKind.JSON, schema, strict=strict)))
+    function = {"name": "f", "parameters": schema, "strict": strict}
+    tools = read_tools([{"type": "function", "function": function}])
+    for form in (forms.HERMES, forms.GLM, forms.QWEN_XML):
+        try_out(lambda form=form: answer_grammar(None, calls_of(form, tools=tools), None, ""))
 
 
 def test_keywords_that_cannot_be_held_are_left_aside_unless_strict(compiler):

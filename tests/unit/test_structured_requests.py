@@ -84,6 +84,7 @@ def test_strict_and_white_space():
         ),
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_json": "[]"}, "guided_json"),
+        ({"guided_json": '{"const": "\\ud800"}'}, "guided_json"),
         ({"guided_regex": ""}, "guided_regex"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_choice": ["a", ""]}, "guided_choice"),

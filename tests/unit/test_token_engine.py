@@ -7,14 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Available, Call, Frame, Load, Match, NoOptions
 from xinfer.engines.token_engine import Candidates, Ending, Limits, LoadedModel, Progress, TokenEngine
 from xinfer.engines.token_engine import Sequence as TokenSequence
+from xinfer.engines.token_engine.text import AnswerText, Piece
 from xinfer.errors import ContextOverflow, EngineFailed, InvalidRequest, NotReady, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.detokenizer import ByteDetokenizer
+from xinfer.generation.reasoning import ReasoningSplitter
+from xinfer.generation.sampling import Sampling
+from xinfer.generation.tool_calls.forms import HERMES
 from xinfer.ops import Kind, Op
 from xinfer.spec import Format, ModelSpec
 
@@ -219,6 +225,45 @@ def test_a_stream_adds_up_to_the_whole_answer(text, fields):
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"] == whole["usage"]
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
+
+
+MIXED = [*"<think>", "</think>", "hm", " ", "\n", "é", "STOP", "ST", "<tool_call>", "</tool_call>", "{", CALL, "a"]
+
+
+@given(st.lists(st.sampled_from(MIXED), max_size=12).map("".join), st.sampled_from(["", "<think>"]), st.data())
+def test_an_answer_does_not_depend_on_how_its_tokens_arrive(text, prompt, data):
+    sequence = TokenSequence([0], Sampling(max_tokens=10_000), RunningNowhere())
+    tokens = [*text.encode(), END]
+    items = [Progress(sequence, token, None, Ending.STOP if token == END else None) for token in tokens]
+
+    def read(batches: list[list[Progress]]) -> tuple[Any, ...]:
+        ids = iter(range(100))
+        answer = AnswerText(
+            BytesTokenizer().detokenizer(),
+            ["STOP"],
+            reasoning=ReasoningSplitter(prompt),
+            tools=HERMES.parser(lambda: f"c{next(ids)}", ()),
+        )
+        whole = Piece()
+        for batch in batches:
+            whole.extend(answer.feed(batch))
+        calls = [(part.id, part.name) for part in whole.calls if part.id is not None]
+        arguments = "".join(part.arguments for part in whole.calls)
+        return whole.text, whole.thoughts, calls, arguments, whole.finish, answer.tokens, answer.thought_tokens
+
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(items)), max_size=6)))
+    batches = [items[start:end] for start, end in zip([0, *cuts], [*cuts, len(items)], strict=True)]
+    assert read(batches) == read([items]) == read([[item] for item in items])
+
+
+class RunningNowhere:
+    """Receives nothing, because nobody runs its sequence."""
+
+    def receive(self, progress: Progress) -> None:
+        raise AssertionError
+
+    def fail(self, error: BaseException) -> None:
+        raise AssertionError
 
 
 def test_an_answer_that_the_model_ends():

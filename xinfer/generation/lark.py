@@ -36,7 +36,7 @@ class LarkRules:
 
 def literal(text: str) -> str:
     """This very text; may be empty."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def regex(pattern: str) -> str:

@@ -173,8 +173,8 @@ def _json(given: Any, where: str, *, strict: bool = False, white_space: str | No
     schema = given
     if isinstance(given, str):
         try:
-            schema = json.loads(given)
-        except ValueError as error:
+            schema = msgspec.json.decode(given)
+        except msgspec.DecodeError as error:
             raise InvalidRequest(f"{where!r} is not valid JSON: {error}", param=where) from None
     if not isinstance(schema, dict):
         raise InvalidRequest(f"{where!r} must be a JSON schema: an object, or a string that holds one", param=where)

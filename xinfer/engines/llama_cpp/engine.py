@@ -8,7 +8,7 @@ import msgspec
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
-from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, TokenEngine
 from xinfer.ops import Kind, Op
 from xinfer.spec import Format, ModelSpec
 
@@ -27,7 +27,7 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
     formats: ClassVar[frozenset[Format]] = frozenset({Format.GGUF})
     install: ClassVar[str] = 'pip install "xinfer[llama-cpp]"'
     requirements: ClassVar[tuple[Requirements, ...]] = (
-        Requirements(packages=(f"{LIBRARY}>=0.3.36",), imports=("llama_cpp",), disk_mib=512),
+        Requirements(packages=(f"{LIBRARY}>=0.3.36", *GRAMMAR_PACKAGES), imports=("llama_cpp",), disk_mib=512),
     )
     preference: ClassVar[int] = 60
     Options: ClassVar[type[msgspec.Struct]] = LlamaCppOptions

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -97,10 +98,10 @@ class Model:
 
         params.progress_callback = c.llama_progress_callback(tell)
         with _loading, _start().collected() as complaints:
-            self.pointer = c.llama_model_load_from_file(str(path).encode(), params)
+            self.pointer = c.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
             raise LoadFailed(f"llama.cpp cannot load {path.name}: {_reason(complaints)}")
-        weakref.finalize(self, c.llama_model_free, self.pointer)
+        _free_with(self, c.llama_model_free, self.pointer)
         self.vocabulary = c.llama_model_get_vocab(self.pointer)
         self.vocabulary_size = int(c.llama_vocab_n_tokens(self.vocabulary))
 
@@ -222,7 +223,7 @@ class Context:
                 f"llama.cpp cannot make a context of {settings.get('n_ctx')} tokens: {_reason(complaints)}"
             )
         self._model = model  # dropped after the context: finalizers run before attributes go
-        weakref.finalize(self, c.llama_free, self.pointer)
+        _free_with(self, c.llama_free, self.pointer)
         self._memory = c.llama_get_memory(self.pointer)
         self._vocabulary_size = model.vocabulary_size
         self._embedding_size = int(c.llama_model_n_embd_out(model.pointer))
@@ -293,13 +294,18 @@ class SamplerChain:
 
     def __init__(self, steps: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
         self._pointer = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
-        weakref.finalize(self, c.llama_sampler_free, self._pointer)
+        _free_with(self, c.llama_sampler_free, self._pointer)
         for name, arguments in steps:
             c.llama_sampler_chain_add(self._pointer, getattr(c, f"llama_sampler_init_{name}")(*arguments))
 
     def sample(self, context: Context, index: int) -> int:
         """A token for the token at ``index`` of the context's last batch, which has asked for logits."""
         return int(c.llama_sampler_sample(self._pointer, context.pointer, index))
+
+
+def _free_with(owner: object, free: Callable[[Any], None], pointer: Any) -> None:
+    """Free something of the library with the object that stands for it, but not when Python ends: all goes then."""
+    weakref.finalize(owner, free, pointer).atexit = False
 
 
 def _reason(complaints: deque[str]) -> str:

@@ -127,6 +127,7 @@ class LlamaRunner:
 
     def _occupy(self, found: Found, sequence: Sequence, tokens: list[int]) -> None:
         if found.source is not found.slot:
+            self._context.keep(found.slot.number, 0)  # in a cache that all share, a copy adds to what is there
             self._context.copy(found.source.number, found.slot.number)
         self._context.keep(found.slot.number, found.shared)
         if sequence.prompt_candidates and wants_scores(sequence):

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, EngineMemory, Match, Progress, Requirements
-from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, TokenEngine
 from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
 
@@ -40,7 +40,9 @@ class MlxEngine(TokenEngine[MlxOptions]):
     install: ClassVar[str] = 'pip install "xinfer[mlx]"'
     requirements: ClassVar[tuple[Requirements, ...]] = (
         Requirements(
-            packages=("mlx-lm==0.32.2", "mlx" if ON_APPLE else "mlx[cpu]"), imports=("mlx_lm",), disk_mib=1_500
+            packages=("mlx-lm==0.32.2", "mlx" if ON_APPLE else "mlx[cpu]", *GRAMMAR_PACKAGES),
+            imports=("mlx_lm",),
+            disk_mib=1_500,
         ),
     )
     preference: ClassVar[int] = 60 if ON_APPLE else 15

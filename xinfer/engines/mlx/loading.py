@@ -1,6 +1,5 @@
 """Reading a model: import the library, read weights and tokenizer, and find out what fits."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from xinfer.engines.mlx.batch import States, evaluate, fresh, unbatchable
 from xinfer.engines.mlx.engine import MlxOptions
 from xinfer.engines.mlx.runner import BatchLimits, BatchRunner
 from xinfer.engines.token_engine import Limits, LoadedModel
+from xinfer.engines.token_engine.model_folder import recommended_sampling, stop_ids
 from xinfer.engines.transformers.tokenizer import FastTokenizer
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
@@ -29,8 +29,6 @@ LEAST_POSITIONS = 256
 """Of a cache: with fewer tokens nobody is served."""
 FREE_BUFFERS_MIB = 128
 """Memory that mlx keeps for later instead of giving it back."""
-
-_RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def load_model(spec: ModelSpec, options: MlxOptions, grant: Grant, progress: Progress) -> LoadedModel:
@@ -56,7 +54,6 @@ def load_model(spec: ModelSpec, options: MlxOptions, grant: Grant, progress: Pro
     limits = _limits(model, states, options, grant, context)
     template = load_chat_template(folder)
     tokenizer = FastTokenizer(folder, vocabulary_size, shown_marks(template.source if template else ""))
-    generation = _read_json(folder / "generation_config.json")
     return LoadedModel(
         runner=BatchRunner(model, limits, options.prefill_chunk),
         tokenizer=tokenizer,
@@ -64,8 +61,8 @@ def load_model(spec: ModelSpec, options: MlxOptions, grant: Grant, progress: Pro
         limits=Limits(
             context_length=min(context, limits.positions),
             vocabulary_size=vocabulary_size,
-            stop_ids=_stop_ids(generation, config, folder, tokenizer),
-            defaults=_recommended(generation),
+            stop_ids=stop_ids(folder, tokenizer.id_of),
+            defaults=recommended_sampling(folder),
         ),
     )
 
@@ -126,34 +123,3 @@ def _arrays(model: Any) -> list[tuple[str, mx.array]]:
 
     found: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
     return found
-
-
-def _stop_ids(
-    generation: dict[str, Any], config: dict[str, Any], folder: Path, tokenizer: FastTokenizer
-) -> frozenset[int]:
-    """Every token that one of the model's files calls an end."""
-    found: set[int] = set()
-    for source in (generation, config):
-        ids = source.get("eos_token_id")
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
-    written = token.get("content") if isinstance(token, dict) else token
-    index = tokenizer.id_of(written) if isinstance(written, str) else None
-    return frozenset(found if index is None else found | {index})
-
-
-def _recommended(generation: dict[str, Any]) -> dict[str, float]:
-    """Sampling defaults of the model's authors. Without sampling in them, the default is greedy."""
-    if generation.get("do_sample") is False:
-        return {"temperature": 0.0}
-    return {name: float(generation[name]) for name in _RECOMMENDED if generation.get(name) is not None}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LoadFailed(f"{path} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

@@ -10,7 +10,7 @@ A runner that asks ``sequence.constraint`` for a mask before it chooses, and ``s
 token, has structured output and forced tool calls: ``constraint.py``.
 """
 
-from xinfer.engines.token_engine.constraint import Constraint
+from xinfer.engines.token_engine.constraint import GRAMMAR_PACKAGES, Constraint
 from xinfer.engines.token_engine.engine import HONOURED, LoadedModel, TokenEngine
 from xinfer.engines.token_engine.loop import Runner
 from xinfer.engines.token_engine.prompts import Limits
@@ -19,6 +19,7 @@ from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 
 __all__ = [
+    "GRAMMAR_PACKAGES",
     "HONOURED",
     "Candidates",
     "Constraint",

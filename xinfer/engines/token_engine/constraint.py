@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # an installation may lack it
 
 log = logging.getLogger(__name__)
 
+GRAMMAR_PACKAGES = ("llguidance>=1.9,<2",)
+"""What an environment made for a token engine needs for this, as pip reads it."""
+
 CACHED = 64
 """Grammars that are kept compiled."""
 

@@ -1,6 +1,5 @@
 """Reading a model: import the library, choose device and type, read weights and tokenizer, and check that it works."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import transformers
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.token_engine import Limits, LoadedModel
+from xinfer.engines.token_engine.model_folder import read_json, recommended_sampling, stop_ids
 from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
 from xinfer.engines.transformers.checks import check_cache, native_fault
@@ -36,8 +36,6 @@ cache grows and has to be copied."""
 LEAST_CACHE_MIB = 64
 """A lease that is smaller than it should be still gets so much cache: the enforcer of the lease decides, not we."""
 
-_RECOMMENDED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-
 
 def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, progress: Progress) -> LoadedModel:
     """Read a model and make it ready. Works in any thread.
@@ -47,7 +45,7 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
         Exception: whatever the library raises while it reads the files.
     """
     folder = Path(spec.source)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if reason := unfit(config):
         raise LoadFailed(f"transformers cannot serve {spec.name!r}: {reason}")
     torch.set_num_threads(grant.threads)
@@ -69,7 +67,6 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
     template = load_chat_template(folder)
     tokenizer = FastTokenizer(folder, slots.vocabulary_size, shown_marks(template.source if template else ""))
     progress("warming up", 1.0)
-    generation = _read_json(folder / "generation_config.json")
     return LoadedModel(
         runner=BatchRunner(slots, limits, options.prefill_chunk),
         tokenizer=tokenizer,
@@ -77,8 +74,8 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
         limits=Limits(
             context_length=limits.max_length,
             vocabulary_size=slots.vocabulary_size,
-            stop_ids=_stop_ids(generation, config, folder, tokenizer),
-            defaults=_recommended(generation),
+            stop_ids=stop_ids(folder, tokenizer.id_of),
+            defaults=recommended_sampling(folder),
         ),
     )
 
@@ -175,34 +172,3 @@ def _cache_limits(slots: SlotModel, options: TransformersOptions, grant: Grant, 
             "give it more MiB"
         )
     return CacheLimits(max_rows=options.max_num_seqs, max_length=min(context, positions), positions=positions)
-
-
-def _stop_ids(
-    generation: dict[str, Any], config: dict[str, Any], folder: Path, tokenizer: FastTokenizer
-) -> frozenset[int]:
-    """Every token that one of the model's files calls an end."""
-    found: set[int] = set()
-    for source in (generation, config):
-        ids = source.get("eos_token_id")
-        found.update([ids] if isinstance(ids, int) else ids or [])
-    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
-    written = token.get("content") if isinstance(token, dict) else token
-    index = tokenizer.id_of(written) if isinstance(written, str) else None
-    return frozenset(found if index is None else found | {index})
-
-
-def _recommended(generation: dict[str, Any]) -> dict[str, float]:
-    """Sampling defaults of the model's authors. Without sampling in them, the default is greedy."""
-    if generation.get("do_sample") is False:
-        return {"temperature": 0.0}
-    return {name: float(generation[name]) for name in _RECOMMENDED if generation.get(name) is not None}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LoadFailed(f"{path} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

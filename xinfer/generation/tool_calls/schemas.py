@@ -23,10 +23,20 @@ class Tool(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
     strict: bool = False
 
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """The names of its arguments, as far as the schema lists them."""
+        listed = self.parameters.get("properties")
+        return tuple(listed) if isinstance(listed, dict) else ()
+
     def parameter(self, name: str) -> Mapping[str, Any]:
         """The schema of one argument; empty where there is none."""
-        found = self.parameters.get("properties", {}).get(name)
+        found = self.parameters["properties"][name] if name in self.properties else None
         return found if isinstance(found, dict) else {}
+
+    def requires(self, name: str) -> bool:
+        """Whether an argument must be there."""
+        return name in _listed(self.parameters.get("required"))
 
 
 def read_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
@@ -48,13 +58,15 @@ def read_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
 def kinds_of(schema: Mapping[str, Any]) -> frozenset[str]:
     """The JSON types that a schema allows, as far as it says; empty: it does not."""
     given = schema.get("type")
-    kinds = {given} if isinstance(given, str) else set(given or ())
-    for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+    kinds = {kind for kind in ([given] if isinstance(given, str) else _listed(given)) if isinstance(kind, str)}
+    for branch in (*_listed(schema.get("anyOf")), *_listed(schema.get("oneOf"))):
         kinds |= kinds_of(branch) if isinstance(branch, dict) else set()
-    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    if not kinds:
-        kinds = {_kind_of(value) for value in values}
-    return frozenset(kinds)
+    return frozenset(kinds or {_kind_of(value) for value in choices_of(schema)})
+
+
+def choices_of(schema: Mapping[str, Any]) -> list[Any]:
+    """The values that a schema lists; empty: it lists none."""
+    return [schema["const"]] if "const" in schema else _listed(schema.get("enum"))
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:
@@ -74,6 +86,11 @@ def typed(text: str, schema: Mapping[str, Any]) -> Any:
     if not kinds or _kind_of(value) in kinds or (_kind_of(value) == "integer" and "number" in kinds):
         return value
     return text if "string" in kinds else value
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list as it is; what should be one and is not says nothing here, and is found out where it is compiled."""
+    return value if isinstance(value, list) else []
 
 
 def _kind_of(value: Any) -> str:

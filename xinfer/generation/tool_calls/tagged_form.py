@@ -12,10 +12,14 @@ from typing import Any
 
 import msgspec
 
+from xinfer.errors import UnsupportedParameter
 from xinfer.generation.lark import ANYTHING, LarkRules, json_value, literal
 from xinfer.generation.tags import begins_tag, first_tag, partial_tag
 from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
-from xinfer.generation.tool_calls.schemas import Tool, is_text, kinds_of, typed
+from xinfer.generation.tool_calls.schemas import Tool, choices_of, is_text, kinds_of, typed
+
+_ONLY_IN_QUOTES = frozenset({"pattern", "format", "minLength", "maxLength"})
+"""What a grammar can say of a string in JSON, and not of text up to the next tag."""
 
 
 class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,12 +81,10 @@ class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(part for part in (literal(self.opening.removeprefix(skip)), call, more, last) if part)
 
     def _one(self, rules: LarkRules, tool: Tool) -> str:
-        properties = tool.parameters.get("properties") or {}
-        required = set(tool.parameters.get("required") or ())
         parts = [literal(f"{self.lead}{tool.name}{self.named}")]
-        for name in properties:
+        for name in tool.properties:
             argument = rules.add(self._argument(rules, tool, name))
-            parts.append(argument if name in required else f"{argument}?")
+            parts.append(argument if tool.requires(name) else f"{argument}?")
         return " ".join([*parts, literal(self.behind)])
 
     def _argument(self, rules: LarkRules, tool: Tool, name: str) -> str:
@@ -91,9 +93,15 @@ class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
         start = literal(self.argument.replace("{key}", name) + line)
         end = line + self.value_end
         if "string" in kinds_of(schema) or not kinds_of(schema):
-            if "enum" in schema and is_text(schema):
-                options = " | ".join(literal(str(value) + end) for value in schema["enum"])
+            if is_text(schema) and (choices := choices_of(schema)):
+                options = " | ".join(literal(f"{choice}{end}") for choice in choices)
                 return f"{start} ({options}) {literal(self.between)}"
+            if tool.strict and (unheld := sorted(_ONLY_IN_QUOTES & schema.keys())):
+                raise UnsupportedParameter(
+                    f"this model writes texts without quotes, so a strict tool cannot have {unheld[0]!r} as "
+                    f"{name!r} of {tool.name!r} has",
+                    param="tools",
+                )
             text = rules.add(ANYTHING, options=f"suffix={literal(end)}")
             return f"{start} {text} {literal(self.between)}"
         definitions: dict[str, Any] = {
