@@ -27,7 +27,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import psutil
-from cpu import cpu_of
 from xinference_client import HOST, Connection, Refused, ask
 
 DEMO = Path(__file__).parent.parent / "xinfer" / "catalog" / "demo" / "demo-chat" / "demo-chat.gguf"
@@ -127,7 +126,8 @@ class Server:
     def cpu_s(self) -> float:
         """CPU time of all its processes so far, seconds."""
         own = psutil.Process(self.process.pid)
-        return sum(cpu_of(process.pid for process in (own, *own.children(recursive=True))))
+        times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+        return sum(used.user + used.system for used in times)
 
     def stop(self) -> None:
         """End it, and wait."""
@@ -294,7 +294,8 @@ def compare(ours: Server, theirs: Sequence[Server], clients: Sequence[int]) -> I
             faster = [mine / its for mine, its in zip(ours.rates[count], other.rates[count], strict=True) if its]
             cheaper = [its / mine for mine, its in zip(ours.costs[count], other.costs[count], strict=True)]
             lost = f", {other.broken[count]} requests broken" if count in other.broken else ""
-            yield f"             {other.name:18} {_rate(other, count)}   {_spread(faster)}; CPU {_spread(cheaper)}{lost}"
+            ratios = f"{_spread(faster)}; CPU {_spread(cheaper)}"
+            yield f"             {other.name:18} {_rate(other, count)}   {ratios}{lost}"
 
 
 def _rate(server: Server, clients: int) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from xinfer.devices import Budget, Device, DeviceSlice, DeviceUse
 from xinfer.routes import Endpoint
-from xinfer.spec import Deployment, EnvironmentRequest, ReplicaState
+from xinfer.spec import Adapter, Deployment, EnvironmentRequest, ReplicaState
 
 SUPERVISOR_UID = "xinfer-supervisor"
 """Actor uid of the supervisor in its pool."""
@@ -61,6 +61,38 @@ class Assignments(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[Assignment, ...] = ()
 
 
+class StandingOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """What may change of a replica while its process runs. The latest one holds."""
+
+    adapters: tuple[Adapter, ...] = ()
+    sleep_level: int = 0
+    """0: awake."""
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "StandingOrder":
+        """What a Deployment says about that."""
+        return cls(adapters=deployment.adapters, sleep_level=deployment.sleep_level)
+
+
+class AdapterFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter that an engine could not load."""
+
+    adapter: Adapter
+    reason: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica has made of its StandingOrder so far."""
+
+    adapters: tuple[Adapter, ...] = ()
+    """Loaded, in the order in which they were."""
+    failures: tuple[AdapterFailure, ...] = ()
+    """Of those that are ordered."""
+    sleep_level: int = 0
+    complaint: str = ""
+    """Why it does not sleep although it should."""
+
+
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as its worker sees it now. ``since`` is epoch seconds, ``progress`` 0..1."""
 
@@ -84,6 +116,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """It has answered a request: only then what it uses says something about what it needs."""
     warning: str = ""
     """What is wrong with it while it runs: that it uses more than its slice."""
+    standing: Standing = Standing()
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +217,9 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Endpoint | None = None
     served: bool = False
     """It has answered a request."""
+    ordered: StandingOrder = StandingOrder()
+    """The order that it works by."""
+    standing: Standing = Standing()
 
 
 class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +257,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     envs: dict[str, str] = {}
     fallback: str | None = None
     """The model_uid that stands in where nothing serves this one, or its queues are full."""
+    adapters: tuple[Adapter, ...] = ()
+    """Names and paths."""
     environment: str | None = None
     """"auto", "none", "own", or the folder of a virtual environment on the workers."""
     python: str | None = None

@@ -15,6 +15,8 @@ class Availability(StrEnum):
     READY = "ready"
     RECOVERING = "recovering"
     """Served before; its replicas are being brought back."""
+    ASLEEP = "asleep"
+    """Its replicas gave their memory back until somebody wakes it."""
     FAILED = "failed"
 
 
@@ -43,6 +45,8 @@ class ModelRoute(msgspec.Struct, frozen=True):
     """Why it is not ready, for people."""
     fallback: str = ""
     """The model that is asked where nothing serves this one, or its queues are full; empty: none."""
+    parent: str = ""
+    """Of an adapter: the model_uid that it belongs to."""
     card: dict[str, object] = {}
     """What ``GET /v1/models/{uid}`` shows beside id and object."""
 

@@ -189,6 +189,18 @@ class EnvironmentRequest(msgspec.Struct, frozen=True, kw_only=True):
         return self.mode == "own" or bool(self.packages)
 
 
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A LoRA adapter: small weights on top of those of a model. Clients ask for it as for a model of this name."""
+
+    name: str
+    path: str
+    """A folder, on the workers too."""
+    rank: int = 0
+    """The highest of its modules; 0: it could not be looked into."""
+    base: str = ""
+    """What it was made for, as its files say."""
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """The desired state of one model, durable. ``revision`` grows with each change; ``created_at``: epoch seconds."""
 
@@ -200,6 +212,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
     """Engine keywords, checked against the engine's own ``Options``."""
     envs: dict[str, str] = {}
+    adapters: tuple[Adapter, ...] = ()
+    """On every replica; they come and go while it runs."""
+    sleep_level: int = 0
+    """How deep its replicas sleep, in the engine's own levels; 0: they are awake."""
     fallback: str = ""
     """The model_uid that gateways ask where nothing serves this one, or its queues are full; empty: none."""
     environment: EnvironmentRequest = EnvironmentRequest()

@@ -1,16 +1,14 @@
 """The HTTP client of pass-through engines, against a server process that behaves in every way that servers do."""
 
 import asyncio
-import contextlib
 import json
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from fakes.endpoint.process import Endpoint, endpoint
 
 from xinfer.engines.base import Call, Frame, Head
 from xinfer.engines.passthrough import PATHS, HttpCaller, HttpClient, Origin, check_header
@@ -18,32 +16,22 @@ from xinfer.engines.passthrough.connection import HIGH_WATER
 from xinfer.errors import EndpointFailed, EndpointTimeout, InvalidRequest, TooManyRequests
 from xinfer.ops import Op
 
-ENDPOINT = Path(__file__).parents[1] / "fakes" / "endpoint" / "server.py"
 KEY = {"authorization": "Bearer key-of-the-endpoint"}
 SOCKETS = 4 * 1024 * 1024
 """What the kernel may hold of a stream that nobody reads, on both sides together."""
 
 
-@contextlib.contextmanager
-def endpoint(*arguments: str) -> Iterator[int]:
-    with subprocess.Popen([sys.executable, str(ENDPOINT), *arguments], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="module")
-def shared_port() -> Iterator[int]:
+def shared() -> Iterator[Endpoint]:
     with endpoint() as found:
         yield found
 
 
 @pytest.fixture
-def port(shared_port) -> int:
+def port(shared) -> int:
     """Of an endpoint that has seen nothing."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{shared_port}/forget"):
-        return shared_port
+    shared.forget()
+    return shared.port
 
 
 Use = Callable[[HttpCaller, HttpClient], Awaitable[Any]]
@@ -229,6 +217,34 @@ def test_a_unix_socket(tmp_path):
 
     with endpoint(path):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop])
+def test_tls(tmp_path, monkeypatch, loop_factory):
+    """The certificate has to be one that this machine trusts, for the host that is asked."""
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    more = ["-addext", "subjectAltName=DNS:localhost", "-out", certificate, "-keyout", key]
+    subprocess.run([*words.split(), *more], check=True, capture_output=True)
+
+    async def ask(host: str, port: int) -> bytes:
+        client = HttpClient(Origin(host=host, port=port, tls=True), "the endpoint", KEY)
+        try:
+            first = await frames(HttpCaller(client, PATHS), "plain", stream=True)
+            again = await frames(HttpCaller(client, PATHS), "until_close")
+            return b"".join([*first[1:], *again[1:]])
+        finally:
+            client.close()
+            await asyncio.sleep(0)  # the transports of TLS close in the next turn of the loop
+
+    with endpoint("--tls", str(certificate), str(key)) as found, asyncio.Runner(loop_factory=loop_factory) as runner:
+        with pytest.raises(EndpointFailed, match="certificate"):
+            runner.run(ask("localhost", found.port))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        answer = runner.run(ask("localhost", found.port))
+        assert answer.count(b"data: ") == 5
+        with pytest.raises(EndpointFailed, match="certificate"):
+            runner.run(ask("127.0.0.1", found.port))
 
 
 @pytest.mark.parametrize(

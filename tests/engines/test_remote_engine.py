@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.endpoint.process import Endpoint, endpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,26 +31,22 @@ from xinfer.ops import Kind, Op
 from xinfer.protocols.naming import renamed
 from xinfer.spec import Deployment, Format, ModelSpec
 
-ENDPOINT = Path(__file__).parents[1] / "fakes" / "endpoint" / "server.py"
 KEY = "key-of-the-endpoint"
 SPEC = ModelSpec(name="plain", kind=Kind.LLM, source="", format=Format.NONE)
 GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()), model_uid="mine")
 
 
 @pytest.fixture(scope="module")
-def shared_url() -> Iterator[str]:
-    with subprocess.Popen([sys.executable, str(ENDPOINT)], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.terminate()
+def shared() -> Iterator[Endpoint]:
+    with endpoint() as found:
+        yield found
 
 
 @pytest.fixture
-def url(shared_url) -> str:
-    """Of an endpoint that has seen nothing."""
-    with urllib.request.urlopen(f"{shared_url}/forget"):
-        return shared_url
+def there(shared) -> Endpoint:
+    """An endpoint that has seen nothing."""
+    shared.forget()
+    return shared
 
 
 def with_model(url: str, use: Callable[[Any], Awaitable[Any]], spec: ModelSpec = SPEC, **options: Any) -> Any:
@@ -75,16 +68,11 @@ async def idle(_engine: Any) -> None:
     pass
 
 
-def seen(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/seen") as answer:
-        return json.load(answer)
-
-
 def body(**fields: Any) -> bytes:
     return json.dumps({"model": "mine", "messages": [], **fields}).encode()
 
 
-def test_a_request_travels_with_the_name_over_there_and_the_key(url):
+def test_a_request_travels_with_the_name_over_there_and_the_key(there):
     async def use(engine):
         assert engine.load_report() == Load()
         head, answer = [frame async for frame in engine.serve(Call("id", Op.CHAT, body(), "mine"))]
@@ -92,8 +80,8 @@ def test_a_request_travels_with_the_name_over_there_and_the_key(url):
         assert json.loads(answer)["choices"][0]["message"]["content"] == "one two three"
         assert engine.failure() == ""
 
-    with_model(url, use, headers={"X-Team": "blue"})
-    listing, chat = seen(url)["requests"]
+    with_model(there.url, use, headers={"X-Team": "blue"})
+    listing, chat = there.seen()["requests"]
     assert listing["path"] == "/v1/models"
     assert chat["path"] == "/v1/chat/completions"
     assert json.loads(chat["body"]) == {"model": "plain", "messages": []}
@@ -101,30 +89,30 @@ def test_a_request_travels_with_the_name_over_there_and_the_key(url):
     assert chat["headers"]["x-team"] == "blue"
 
 
-def test_the_key_may_come_from_the_environment(url, monkeypatch):
+def test_the_key_may_come_from_the_environment(there, monkeypatch):
     monkeypatch.setenv("UPSTREAM_KEY", KEY)
-    with_model(url, idle, api_key="", api_key_env="UPSTREAM_KEY")
+    with_model(there.url, idle, api_key="", api_key_env="UPSTREAM_KEY")
     monkeypatch.delenv("UPSTREAM_KEY")
     with pytest.raises(InvalidRequest, match="no variable 'UPSTREAM_KEY'"):
-        with_model(url, idle, api_key="", api_key_env="UPSTREAM_KEY")
+        with_model(there.url, idle, api_key="", api_key_env="UPSTREAM_KEY")
 
 
-def test_what_is_wrong_shows_at_the_launch(url, monkeypatch):
+def test_what_is_wrong_shows_at_the_launch(there, monkeypatch):
     monkeypatch.setattr(module, "TRY_AGAIN_S", 0.0)
     with pytest.raises(LoadFailed, match=r"refuses the key that the model was launched with \(status 401\)$"):
-        with_model(url, idle, api_key="wrong")
+        with_model(there.url, idle, api_key="wrong")
     with pytest.raises(LoadFailed, match="has no model 'other'; it has: plain, embed"):
-        with_model(url, idle, model="other")
+        with_model(there.url, idle, model="other")
     with pytest.raises(LoadFailed, match="cannot be reached"):
         with_model("http://127.0.0.1:1", idle)
 
 
-def test_an_endpoint_without_a_list_of_models_is_taken_at_its_word(url):
-    with_model(url, idle, base_url=f"{url}/other/v1", model="anything")
+def test_an_endpoint_without_a_list_of_models_is_taken_at_its_word(there):
+    with_model(there.url, idle, base_url=f"{there.url}/other/v1", model="anything")
 
 
-def test_nobody_looks_where_nobody_shall(url):
-    with_model(url, idle, model="other", check=False)
+def test_nobody_looks_where_nobody_shall(there):
+    with_model(there.url, idle, model="other", check=False)
     with_model("http://127.0.0.1:1", idle, check=False)
 
 
@@ -140,7 +128,7 @@ def test_nobody_looks_where_nobody_shall(url):
         (307, EndpointFailed, "redirects to https://elsewhere.example/v1; launch the model with that"),
     ],
 )
-def test_its_errors_say_whose_they_are(url, status, kind, says):
+def test_its_errors_say_whose_they_are(there, status, kind, says):
     async def use(engine):
         with pytest.raises(kind, match=says) as refusal:
             async for _ in engine.serve(Call("id", Op.CHAT, body(), "mine")):
@@ -148,32 +136,32 @@ def test_its_errors_say_whose_they_are(url, status, kind, says):
         assert type(refusal.value) is kind
         assert refusal.value.retry_after == (7 if status == 429 else None)
 
-    with_model(url, use, model=str(status), check=False)
+    with_model(there.url, use, model=str(status), check=False)
 
 
-def test_an_endpoint_that_says_nothing(url):
+def test_an_endpoint_that_says_nothing(there):
     async def use(engine):
         with pytest.raises(EndpointTimeout, match="the endpoint of 'mine' does not answer"):
             async for _ in engine.serve(Call("id", Op.CHAT, body(), "mine")):
                 pass
 
-    with_model(url, use, model="silent", check=False, timeout_s=0.05)
+    with_model(there.url, use, model="silent", check=False, timeout_s=0.05)
 
 
-def test_leaving_ends_the_work_over_there(url):
+def test_leaving_ends_the_work_over_there(there):
     async def use(engine):
         stream = engine.serve(Call("id", Op.CHAT, body(stream=True), "mine"))
         assert isinstance(await anext(stream), Head)
         assert engine.load_report() == Load(running=1)
         await stream.aclose()
         assert engine.load_report() == Load()
-        while not (await asyncio.to_thread(seen, url))["aborted"]:
+        while not (await asyncio.to_thread(there.seen))["aborted"]:
             pass
 
-    with_model(url, use, model="endless", check=False)
+    with_model(there.url, use, model="endless", check=False)
 
 
-def test_32_at_once_get_their_own_answers(url):
+def test_32_at_once_get_their_own_answers(there):
     async def one(engine: Any) -> bytes:
         frames = [frame async for frame in engine.serve(Call("id", Op.CHAT, body(stream=True), "mine"))]
         return b"".join(frames[1:])
@@ -181,7 +169,7 @@ def test_32_at_once_get_their_own_answers(url):
     async def use(engine):
         return await asyncio.gather(*[one(engine) for _ in range(32)])
 
-    (answer,) = set(with_model(url, use))
+    (answer,) = set(with_model(there.url, use))
     assert answer.endswith(b"data: [DONE]\n\n")
 
 

@@ -439,6 +439,20 @@ def test_sentencepiece_tokens_have_bytes_too(tmp_path):
     assert [fast.token_bytes(token) for token in range(6)] == [b"\xc3", b"\xa9", b" ", b"a", b" a", b"</s>"]
     detokenizer = fast.detokenizer()
     assert [detokenizer.feed([token]) for token in (3, 4, 0, 1, 5)] == ["a", " a", "", "é", ""]
+    assert list(fast.pieces()) == [b"\xc3", b"\xa9", b" ", b"a", b" a", b""]
+
+
+def test_marks_that_parsers_look_for_stay_visible(tiny, tmp_path):
+    tokenizer = Tokenizer(models.BPE({"\u2581a": 0}, []))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken("[CALL]", special=True), AddedToken("</s>", special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    by_window = FastTokenizer(tmp_path, 4, marks=["[CALL]"])
+    assert by_window.detokenizer().feed([0, 1, 0, 2]) == " a[CALL] a"
+    assert list(by_window.pieces()) == [b" a", b"[CALL]", b"", b""]
+    end = FastTokenizer(tiny, 512).id_of("<|end|>")
+    assert FastTokenizer(tiny, 512).detokenizer().feed([end]) == ""
+    assert FastTokenizer(tiny, 512, marks=["<|end|>"]).detokenizer().feed([end]) == "<|end|>"
 
 
 # --- loading ---

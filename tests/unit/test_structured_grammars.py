@@ -210,6 +210,8 @@ WRITTEN = [
     Written(forms.LLAMA, f'{{"name": "weather", "parameters": {CITY}}}', "; "),
     Written(forms.MISTRAL_LIST, f'{{"name": "weather", "arguments": {CITY}}}', ", ", "[TOOL_CALLS] [", "]"),
     Written(forms.MISTRAL_NAMED, f"[TOOL_CALLS]weather[ARGS]{CITY}"),
+    Written(forms.MISTRAL_TIGHT_LIST, f'{{"name": "weather", "arguments": {CITY}}}', ", ", "[TOOL_CALLS][", "]"),
+    Written(forms.MISTRAL_WITH_IDS, f"[TOOL_CALLS]weather[CALL_ID]abc123def[ARGS]{CITY}"),
     Written(forms.DEEPSEEK_V3, V3, "\n", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
     Written(forms.DEEPSEEK_V31, V31, "", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
     Written(forms.KIMI, KIMI, "", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
@@ -300,6 +302,18 @@ def test_a_mark_is_written_as_the_token_it_is():
     assert not allows(constraint, ord("<"))  # spelled out, the model would not know it
     assert not constraint.accept(END + 1)
     assert walk(constraint, HERMES.one.removeprefix("<tool_call>")).endswith("$")
+
+
+class PrefixingTokenizer(BytesTokenizer):
+    """Puts a token before every text, and a space before a word, as tokenizers of the SentencePiece kind do."""
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        return [END, ord(" "), *super().encode(text, add_special=add_special)]
+
+
+def test_a_tokenizer_that_adds_something_of_its_own_does_no_harm():
+    constraint = compiled_calls(prepared(PrefixingTokenizer()), calls_of(forms.HERMES))
+    assert walk(constraint, HERMES.one) == f"{HERMES.one}$"
 
 
 # --- what cannot be compiled ---

@@ -285,4 +285,10 @@ def test_the_form_of_calls_is_found_in_the_template(template, dialect):
 
 def test_templates_without_calls_have_no_form():
     assert not has_tool_calls("plain")
+
+
+def test_mistral_has_written_calls_in_four_ways():
     assert form_of("[TOOL_CALLS]...[ARGS]") is forms.MISTRAL_NAMED
+    assert form_of("[TOOL_CALLS]...[CALL_ID]...[ARGS]") is forms.MISTRAL_WITH_IDS
+    assert form_of('"[TOOL_CALLS]["') is forms.MISTRAL_TIGHT_LIST
+    assert form_of('"[TOOL_CALLS] ["') is forms.MISTRAL_LIST

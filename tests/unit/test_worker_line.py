@@ -12,7 +12,7 @@ from xinfer.protocol import Assignment, Assignments, ReplicaStatus, ReplicaView
 from xinfer.routes import Endpoint
 from xinfer.spec import Deployment, Format, ModelSpec, ReplicaState
 from xinfer.worker.core import RESERVED_S, WorkerCore
-from xinfer.worker.events import Assigned, Command, Ended, Event, Looked, Report, Seen, Spawn, Tick
+from xinfer.worker.events import Assigned, Command, Ended, Event, Looked, Prepared, Report, Seen, Spawn, Tick
 from xinfer.worker.leases import LeaseBook
 from xinfer.worker.line import Claim, StartLine
 
@@ -78,6 +78,19 @@ def test_the_second_waits_until_the_first_has_profiled() -> None:
     assert bench.core.next_tick is None
     assert bench.becomes_ready("a") == ["b"]
     assert bench.status("b").stage == "starting the process"
+
+
+def test_who_waits_for_its_environment_holds_nobody_up_and_takes_its_turn_afterwards() -> None:
+    bench = Bench()
+    building, other = item("a", "x", engine="profiler"), item("b", "x", engine="profiler")
+    assert bench.want(building) == ["a"]
+    view = ReplicaView(instance=bench.running["a"], version=0, state=ReplicaState.DOWNLOADING, stage="building")
+    bench.tell(Seen("", view))
+    assert bench.want(building, other) == ["b"]
+    assert spawned(bench.tell(Prepared(bench.running["a"]))) == []
+    assert bench.status("a").stage == "waiting: b profiles device x"
+    assert bench.status("a").restarts == 0
+    assert bench.becomes_ready("b") == ["a"]
 
 
 def test_a_reservation_that_expires_costs_its_place_in_the_line() -> None:

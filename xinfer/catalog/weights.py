@@ -69,14 +69,23 @@ def read_tensors(files: Iterable[Path]) -> Tensors:
     """
     parameters, sizes = 0, dict[str, int]()
     for file in files:
-        for tensor in _tensors(file):
+        for tensor in _tensors(file).values():
             begin, end = tensor.data_offsets
             parameters += math.prod(tensor.shape)
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + max(0, end - begin)
     return Tensors(parameters, sizes)
 
 
-def _tensors(file: Path) -> list[_Tensor]:
+def tensor_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of some safetensors files, by its name.
+
+    Raises:
+        InvalidRequest: as ``read_tensors``.
+    """
+    return {name: tensor.shape for file in files for name, tensor in _tensors(file).items()}
+
+
+def _tensors(file: Path) -> dict[str, _Tensor]:
     try:
         size = file.stat().st_size
         with file.open("rb") as source:
@@ -84,12 +93,13 @@ def _tensors(file: Path) -> list[_Tensor]:
             if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
                 raise InvalidRequest(f"{file} is cut off or no safetensors file", param="model_path")
             header = msgspec.json.decode(source.read(length), type=dict[str, msgspec.Raw])
-        tensors = [msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items() if name != "__metadata__"]
+        header.pop("__metadata__", None)
+        tensors = {name: msgspec.json.decode(raw, type=_Tensor) for name, raw in header.items()}
     except OSError as error:
         raise InvalidRequest(f"{file} cannot be read: {error.strerror}", param="model_path") from error
     except msgspec.MsgspecError as error:
         raise InvalidRequest(f"{file} is no safetensors file: {error}", param="model_path") from error
-    expected = 8 + length + max((tensor.data_offsets[1] for tensor in tensors), default=0)
+    expected = 8 + length + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if size < expected:
         raise InvalidRequest(
             f"the safetensors file {file} is cut off: {size} of {expected} bytes; download it again", param="model_path"

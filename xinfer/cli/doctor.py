@@ -1,7 +1,7 @@
 """``xinfer doctor``: what this machine offers, what holds there, what is wrong, and whether every engine works."""
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from xinfer import __version__
+from xinfer import __version__, plugins
 from xinfer.cli.options import ApiKey, Endpoint, connect
 from xinfer.cli.screen import err, out
 from xinfer.errors import InvalidRequest, XinferError
@@ -25,6 +25,9 @@ Engines = Annotated[
         help="Load the demo models in every engine here and ask them what they know; --quick leaves that out.",
     ),
 ]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="ENGINE", help="Try this engine and no other; may be repeated.")
+]
 OnCpu = Annotated[bool, typer.Option("--cpu", help="Try the engines on the CPU, also where there are accelerators.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the findings as JSON, for scripts.")]
 
@@ -36,6 +39,7 @@ MARGIN, INDENT, ARROW, LEAST_WIDTH = 9, 2, "→ ", 30
 def doctor(
     *,
     engines: Engines = True,
+    only: Only = None,
     on_cpu: OnCpu = False,
     endpoint: Endpoint = None,
     api_key: ApiKey = None,
@@ -49,17 +53,22 @@ def doctor(
     xinfer doctor
 
     xinfer doctor --quick --json
+
+    xinfer doctor --only vllm
     """
     try:
         settings = Settings.from_env()
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
+    unknown = sorted(set(only or ()) - set(plugins.engines()))
+    if unknown:
+        raise InvalidRequest(f"there is no engine {unknown[0]!r}; there are: {', '.join(sorted(plugins.engines()))}")
     findings = [*_machine(settings), *_server(settings, endpoint, api_key)]
     if not as_json:
         _show(findings)
     if engines:
         try:
-            tried = _engines(settings, on_cpu=on_cpu)
+            tried = _engines(settings, only or (), on_cpu=on_cpu)
         except KeyboardInterrupt:
             err.print("\nInterrupted. Nothing that it started is left.")
             raise typer.Exit(INTERRUPTED) from None
@@ -90,13 +99,13 @@ def _server(settings: Settings, endpoint: str | None, api_key: str | None) -> li
         return list(server_findings(look_at(client, settings), __version__))
 
 
-def _engines(settings: Settings, *, on_cpu: bool) -> list[Finding]:
+def _engines(settings: Settings, only: Sequence[str], *, on_cpu: bool) -> list[Finding]:
     from xinfer.cli.doctor_trials import engine_trials  # noqa: PLC0415
     from xinfer.worker.diagnosis.golden import trial_findings  # noqa: PLC0415
 
     try:
         with _TrialBar() as show:
-            trials = list(engine_trials(settings, show, on_cpu=on_cpu))
+            trials = list(engine_trials(settings, show, only=only, on_cpu=on_cpu))
     except XinferError as error:
         first, *more = error.message.splitlines()
         return [Finding(group="demo", code="server", level="problem", what=first, why=tuple(more))]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -42,10 +42,18 @@ Show = Callable[[str, str, float], None]
 """(what is tried, the stage, 0..1)"""
 
 
-def engine_trials(settings: Settings, show: Show, *, on_cpu: bool = False) -> Iterator[Trial]:
+def engine_trials(
+    settings: Settings, show: Show, *, only: Collection[str] = (), on_cpu: bool = False
+) -> Iterator[Trial]:
     """Ask every demo model on every engine that this machine has; yields what came of each.
 
-    Closed or interrupted, it ends everything that it started. ``on_cpu``: not on an accelerator.
+    Closed or interrupted, it ends everything that it started.
+
+    Args:
+        settings: of the installation that it is about.
+        show: told how far it is.
+        only: the engines to try; empty: all.
+        on_cpu: not on an accelerator.
 
     Raises:
         XinferError: the server does not start; says why.
@@ -55,7 +63,9 @@ def engine_trials(settings: Settings, show: Show, *, on_cpu: bool = False) -> It
         (worker,) = client.cluster().workers
         known = plugins.engines()
         for engine in sorted(name for name, offer in worker.engines.items() if offer.ok):
-            if getattr(known.get(engine), "fileless", False):  # what it serves is elsewhere
+            if (only and engine not in only) or getattr(
+                known.get(engine), "fileless", False
+            ):  # its models are elsewhere
                 continue
             for model, questions in demo_models().items():
                 yield trials.run(engine, model, questions)

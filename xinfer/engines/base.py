@@ -10,16 +10,16 @@ status, one after it an SSE error event, so an engine yields its Head only when 
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from xinfer.devices import Grant
 from xinfer.errors import InvalidRequest
 from xinfer.ops import Op
-from xinfer.spec import Format, ModelSpec
+from xinfer.spec import Adapter, Format, ModelSpec
 
 
 class Available(msgspec.Struct, frozen=True):
@@ -203,6 +203,52 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """End threads and child processes, give memory back."""
+
+
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """What an engine does besides, that serves LoRA adapters. A call asks for one by its name, as for a model."""
+
+    @classmethod
+    def options_with_adapters(cls, options: Mapping[str, Any], adapters: Sequence[Adapter]) -> dict[str, Any]:
+        """The options of a launch, with what the engine has to be started with so that it takes these adapters."""
+
+    @classmethod
+    def accepts_adapter(cls, options: Mapping[str, Any], adapter: Adapter) -> Match:
+        """Whether an engine that was started with these options takes one more adapter."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Serve it from now on. Not while the engine sleeps.
+
+        Raises:
+            Exception: anything; its text is the reason that the user reads.
+        """
+
+    async def unload_adapter(self, adapter: Adapter) -> None:
+        """Serve it no more."""
+
+
+@runtime_checkable
+class Sleeps(Protocol):
+    """What an engine does besides, that can give memory back and take it again without being loaded anew."""
+
+    @classmethod
+    def accepts_sleep(cls, options: Mapping[str, Any], level: int) -> Match:
+        """Whether an engine that was started with these options can sleep so deep."""
+
+    async def sleep(self, level: int) -> None:
+        """Give memory back; the deeper, the more, and the longer it takes to wake up. Nothing is being served then, and nothing will be until ``wake``.
+
+        Raises:
+            Exception: anything; it is then still awake.
+        """
+
+    async def wake(self) -> None:
+        """Take the memory again and be able to serve.
+
+        Raises:
+            Exception: anything; the process of the replica is then started anew.
+        """
 
 
 T = TypeVar("T", bound=msgspec.Struct)

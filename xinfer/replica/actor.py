@@ -2,7 +2,7 @@
 
 import xoscar as xo
 
-from xinfer.protocol import ReplicaView
+from xinfer.protocol import ReplicaView, StandingOrder
 from xinfer.replica.runtime import Replica
 
 
@@ -27,6 +27,10 @@ class ReplicaActor(xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no 
     async def peek(self, instance: str) -> ReplicaView:
         """The view now; claims nothing."""
         return self._replica.peek(instance)
+
+    async def follow(self, instance: str, order: StandingOrder) -> None:
+        """Work by this order from now on; the view says how far it is."""
+        self._replica.follow(instance, order)
 
     async def drain(self, instance: str, timeout_s: float) -> None:
         """Begin to end: refuse new calls, finish those in flight within ``timeout_s`` seconds, then exit."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from xinfer.protocol import ReplicaView
+from xinfer.protocol import ReplicaView, Standing, StandingOrder
 from xinfer.routes import Endpoint
 from xinfer.spec import ReplicaState
 
@@ -42,6 +42,20 @@ class Serving:
 @dataclass(frozen=True)
 class Served:
     """A first request was answered."""
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The worker gave a standing order; it may be the one that is known."""
+
+    order: StandingOrder
+
+
+@dataclass(frozen=True)
+class Stands:
+    """The engine is so far with its order."""
+
+    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,20 @@ class Tick:
     """Time passed; the lease may be over."""
 
 
-Event = Progressed | Loaded | Serving | Served | Broke | Claimed | DrainAsked | StopAsked | Drained | Tick
+Event = (
+    Progressed
+    | Loaded
+    | Serving
+    | Served
+    | Ordered
+    | Stands
+    | Broke
+    | Claimed
+    | DrainAsked
+    | StopAsked
+    | Drained
+    | Tick
+)
 
 
 @dataclass(frozen=True)
@@ -100,17 +127,24 @@ class Exit:
     failure: str = ""
 
 
-Command = Serve | Drain | Exit
+@dataclass(frozen=True)
+class Follow:
+    """Do what the standing order says."""
+
+
+Command = Serve | Drain | Exit | Follow
 
 
 class Lifecycle:
     """``handle(event, now)`` moves the state on. ``now`` and the lease are seconds of the same steady clock."""
 
-    def __init__(self, instance: str, lease_s: float, now: float) -> None:
-        self.view = ReplicaView(instance=instance, version=1, state=ReplicaState.PENDING)
+    def __init__(self, instance: str, lease_s: float, now: float, order: StandingOrder = StandingOrder()) -> None:
+        self.view = ReplicaView(instance=instance, version=1, state=ReplicaState.PENDING, ordered=order)
         self._lease_s = lease_s
         self._claimed_at = now
         self._loaded = False
+        self._late_order = False
+        """One came while it was loading."""
 
     @property
     def lease_deadline(self) -> float:
@@ -124,9 +158,11 @@ class Lifecycle:
         match event:
             case Progressed() | Loaded() | Serving() | Broke():
                 return self._loading(event)
-            case Claimed() | Served():
+            case Claimed() | Served() | Stands():
                 self._note(event, now)
                 return ()
+            case Ordered(order):
+                return self._take_order(order)
             case Tick():
                 return self._check_lease(now)
             case DrainAsked(timeout_s):
@@ -135,11 +171,25 @@ class Lifecycle:
                 self._become(state=ReplicaState.STOPPED, stage="stopped", endpoint=None)
                 return (Exit(),)
 
-    def _note(self, event: Claimed | Served, now: float) -> None:
-        if isinstance(event, Claimed):
-            self._claimed_at = now
-        else:
-            self._become(served=True)
+    def _note(self, event: Claimed | Served | Stands, now: float) -> None:
+        match event:
+            case Claimed():
+                self._claimed_at = now
+            case Served():
+                self._become(served=True)
+            case Stands(standing):
+                self._become(standing=standing)
+                if self.view.state is ReplicaState.READY:
+                    self._become(stage=_stage(standing))
+
+    def _take_order(self, order: StandingOrder) -> tuple[Command, ...]:
+        if order == self.view.ordered:
+            return ()
+        self._become(ordered=order)
+        if self.view.state is ReplicaState.READY:
+            return (Follow(),)
+        self._late_order = True
+        return ()
 
     def _loading(self, event: Progressed | Loaded | Serving | Broke) -> tuple[Command, ...]:
         if self.view.state in (ReplicaState.READY, ReplicaState.DRAINING):
@@ -157,8 +207,9 @@ class Lifecycle:
                 self._become(state=ReplicaState.STARTING, stage="opening", progress=1.0)
                 return (Serve(),)
             case Serving(endpoint):
-                self._become(state=ReplicaState.READY, stage="ready", progress=1.0, endpoint=endpoint)
-                return ()
+                stage = _stage(self.view.standing)
+                self._become(state=ReplicaState.READY, stage=stage, progress=1.0, endpoint=endpoint)
+                return (Follow(),) if self._late_order else ()
             case Broke(reason):
                 self._become(state=ReplicaState.FAILED, stage="failed", reason=reason)
                 return (Exit(failure=reason),)
@@ -181,3 +232,7 @@ class Lifecycle:
         changed = msgspec.structs.replace(self.view, **changes)
         if changed != self.view:
             self.view = msgspec.structs.replace(changed, version=self.view.version + 1)
+
+
+def _stage(standing: Standing) -> str:
+    return f"asleep (level {standing.sleep_level})" if standing.sleep_level else "ready"

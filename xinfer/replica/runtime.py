@@ -17,7 +17,15 @@ from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
 from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
 from xinfer.processes import ProcessId, kill_all, write_record
-from xinfer.protocol import FAILURE_FILE, PROCESS_FILE, FailureRecord, LaunchOrder, ProcessRecord, ReplicaView
+from xinfer.protocol import (
+    FAILURE_FILE,
+    PROCESS_FILE,
+    FailureRecord,
+    LaunchOrder,
+    ProcessRecord,
+    ReplicaView,
+    StandingOrder,
+)
 from xinfer.replica.lifecycle import (
     Broke,
     Claimed,
@@ -27,16 +35,20 @@ from xinfer.replica.lifecycle import (
     Drained,
     Event,
     Exit,
+    Follow,
     Lifecycle,
     Loaded,
+    Ordered,
     Progressed,
     Serve,
     Served,
     Serving,
+    Stands,
     StopAsked,
     Tick,
 )
 from xinfer.replica.server import DataServer
+from xinfer.replica.standing import Obedience
 from xinfer.settings import Settings, cluster_token
 from xinfer.spec import ReplicaState
 
@@ -55,11 +67,13 @@ class Replica:
         self._order = order
         self._directory = directory
         self._settings = settings
-        self._lifecycle = Lifecycle(order.instance, order.lease_s, time.monotonic())
+        standing_order = StandingOrder.of(order.deployment)
+        self._lifecycle = Lifecycle(order.instance, order.lease_s, time.monotonic(), standing_order)
         self._changed = asyncio.Event()
         self._ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._engine: Engine | None = None
+        self._obedience: Obedience | None = None
         self._server: DataServer | None = None
         self._pool_address = ""
 
@@ -82,6 +96,11 @@ class Replica:
                 while self._lifecycle.view.version <= version:
                     await self._changed.wait()
         return self._lifecycle.view
+
+    def follow(self, instance: str, order: StandingOrder) -> None:
+        """Work by this order from now on."""
+        self.peek(instance)
+        self._handle(Ordered(order))
 
     def drain(self, instance: str, timeout_s: float) -> None:
         """Finish what is in flight, then end."""
@@ -132,6 +151,8 @@ class Replica:
                 self._start(self._serve())
             case Drain(timeout_s):
                 self._start(self._drain(timeout_s))
+            case Follow():
+                self._start(self._obey())
             case Exit():
                 if not self._ended.done():
                     self._ended.set_result(command)
@@ -178,6 +199,10 @@ class Replica:
         try:
             engine = _engine_named(deployment.engine)
             await engine.load(catalog.located(deployment.spec), deployment.options, grant, progress)
+            self._obedience = Obedience(
+                engine, lambda standing: self._handle(Stands(standing)), self._rest, self._resume
+            )
+            await self._obey()
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))
@@ -191,6 +216,7 @@ class Replica:
     async def _serve(self) -> None:
         assert self._engine is not None
         self._server = DataServer(self._engine, self._order, cluster_token(self._settings), self._settings.max_queued)
+        self._server.resting = self._lifecycle.view.standing.sleep_level > 0
         try:
             endpoint = await self._server.start()
         except OSError as error:
@@ -200,6 +226,20 @@ class Replica:
             self._sign(endpoint.local_path)
             self._handle(Serving(endpoint))
             self._start(self._watch_engine(self._engine))
+
+    async def _obey(self) -> None:
+        if self._obedience is not None:
+            await self._obedience.follow(lambda: self._lifecycle.view.ordered)
+
+    async def _rest(self) -> None:
+        """Refuse calls until ``_resume``; those that run have as long as they would have at the end."""
+        if self._server is not None:
+            self._server.resting = True
+            await self._server.drained(self._settings.drain_timeout_s)
+
+    def _resume(self) -> None:
+        if self._server is not None:
+            self._server.resting = False
 
     async def _watch_engine(self, engine: Engine) -> None:
         """An engine that can serve no more takes its process with it; the worker starts a new one."""

@@ -50,6 +50,8 @@ class DataServer:
         self.engine = engine
         self.token = token
         self.draining = False
+        self.resting = False
+        """The engine sleeps, or is about to."""
         self.has_served = False
         """Whether a call was answered to its end."""
         self._order = order
@@ -120,6 +122,8 @@ class DataServer:
         """Whether one more call may come; otherwise the reason."""
         if self.draining:
             return NotReady("this replica is shutting down; the request may be repeated", retry_after=1)
+        if self.resting:
+            return NotReady("this replica is asleep; the request may be repeated", retry_after=1)
         if len(self._calls) >= self._max_queued:
             return TooManyRequests(
                 f"this replica already holds {self._max_queued} requests; try again shortly", retry_after=1

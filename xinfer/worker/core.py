@@ -18,10 +18,12 @@ from xinfer.worker.events import (
     Ended,
     Event,
     Hung,
+    Instruct,
     Joined,
     Kill,
     Leave,
     Looked,
+    Prepared,
     Report,
     Seen,
     Spawn,
@@ -126,14 +128,14 @@ class WorkerCore:
                 self._leave(drain_s)
             case Seen(view=view):
                 yield from self._hear(view.instance, event, now)
-            case Started(instance) | Hung(instance) | Ended(instance):
+            case Started(instance) | Prepared(instance) | Hung(instance) | Ended(instance):
                 yield from self._hear(instance, event, now)
             case Looked():
                 yield from self._take_stock(event)
             case Tick():
                 pass
 
-    def _hear(self, instance: str, news: Started | Seen | Hung | Ended, now: float) -> Iterator[Command]:
+    def _hear(self, instance: str, news: Started | Prepared | Seen | Hung | Ended, now: float) -> Iterator[Command]:
         replica = next(
             (one for one in self._replicas.values() if one.process and one.process.instance == instance), None
         )
@@ -142,6 +144,9 @@ class WorkerCore:
         match news:
             case Started(_, pid):
                 replica.process.pid = pid
+            case Prepared():
+                replica.process = None
+                replica.spawned -= 1
             case Seen(address, view):
                 replica.process.address = address
                 self._see(replica, replica.process, view, now)
@@ -245,6 +250,9 @@ class WorkerCore:
             if replica.is_obsolete and not replica.process.ending:
                 replica.process.ending = True
                 yield End(replica.process.instance, self._drain_s)
+            elif (order := replica.new_order) is not None:
+                replica.process.told = order
+                yield Instruct(replica.process.instance, order)
         elif replica.wanted is None:
             del self._replicas[replica.replica_id]
         elif self._may_start(replica) and now >= replica.retry_at:

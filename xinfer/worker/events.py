@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from xinfer.devices import Lease
-from xinfer.protocol import Assignment, Assignments, ReplicaView
+from xinfer.protocol import Assignment, Assignments, ReplicaView, StandingOrder
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Started:
 
     instance: str
     pid: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``Spawn`` had to wait for (an environment that was built) is there: it can be asked for again."""
+
+    instance: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Tick:
     """Time passed; see ``WorkerCore.next_tick``."""
 
 
-Event = Assigned | Joined | Adopted | Started | Seen | Hung | Ended | Leave | Looked | Tick
+Event = Assigned | Joined | Adopted | Started | Prepared | Seen | Hung | Ended | Leave | Looked | Tick
 
 
 @dataclass(frozen=True)
@@ -124,8 +131,16 @@ class Kill:
 
 
 @dataclass(frozen=True)
+class Instruct:
+    """Give a process that runs another standing order."""
+
+    instance: str
+    order: StandingOrder
+
+
+@dataclass(frozen=True)
 class Report:
     """Something that the supervisor should know has changed."""
 
 
-Command = Spawn | End | Kill | Report
+Command = Spawn | End | Kill | Instruct | Report

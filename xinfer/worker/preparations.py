@@ -8,13 +8,13 @@ from xinfer.errors import XinferError, describe
 from xinfer.protocol import ReplicaView
 from xinfer.spec import Deployment, ReplicaState
 from xinfer.worker.environments.pythons import HeldPython, ReplicaPythons
-from xinfer.worker.events import Ended, Event, Seen
+from xinfer.worker.events import Ended, Event, Prepared, Seen
 
 log = logging.getLogger(__name__)
 
 
 class Preparations:
-    """Each that is begun ends with a call of its ``start`` or with an ``Ended`` event."""
+    """Each that is begun ends with a call of its ``start``, or with an event: ``Prepared`` or ``Ended``."""
 
     def __init__(self, pythons: ReplicaPythons, post: Callable[[Event], None]) -> None:
         self._pythons = pythons
@@ -32,7 +32,7 @@ class Preparations:
         if python is not None:
             start(python)
         else:
-            self._tasks[instance] = asyncio.create_task(self._wait(instance, deployment, start))
+            self._tasks[instance] = asyncio.create_task(self._wait(instance, deployment))
 
     def cancel(self, instance: str) -> bool:
         """Give one up; False: it does not wait. A build that nobody else waits for is ended."""
@@ -50,22 +50,24 @@ class Preparations:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _wait(self, instance: str, deployment: Deployment, start: Callable[[HeldPython], None]) -> None:
+    async def _wait(self, instance: str, deployment: Deployment) -> None:
         def show(stage: str, fraction: float) -> None:
-            told = f"building the environment of {deployment.engine}: {stage}"
-            self._view(instance, ReplicaState.DOWNLOADING, told, fraction)
+            view = ReplicaView(
+                instance=instance,
+                version=0,
+                state=ReplicaState.DOWNLOADING,
+                stage=f"building the environment of {deployment.engine}: {stage}",
+                progress=round(fraction, 3),
+            )
+            self._post(Seen("", view))
 
         try:
-            python = await self._pythons.built(deployment, show)
+            (await self._pythons.built(deployment, show)).release()
         except (XinferError, OSError) as error:
             log.warning("no Python for %s: %s", deployment.model_uid, describe(error))
             del self._tasks[instance]
             self._post(Ended(instance, describe(error), load_error=True))
             return
+        # Building took its time: others may be starting on its devices by now, so it takes its turn.
         del self._tasks[instance]
-        self._view(instance, ReplicaState.STARTING, "starting the process", 0.0)
-        start(python)
-
-    def _view(self, instance: str, state: ReplicaState, stage: str, fraction: float) -> None:
-        view = ReplicaView(instance=instance, version=0, state=state, stage=stage, progress=round(fraction, 3))
-        self._post(Seen("", view))
+        self._post(Prepared(instance))

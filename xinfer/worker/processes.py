@@ -25,6 +25,7 @@ from xinfer.protocol import (
     LaunchOrder,
     ProcessRecord,
     ReplicaView,
+    StandingOrder,
 )
 from xinfer.settings import Settings, child_environment
 from xinfer.spec import ReplicaState
@@ -42,6 +43,8 @@ END_GRACE_S = 10.0
 """Beyond its time to drain, for closing the engine."""
 CLEANING_S = 3.0
 """For what removes the shared memory of a dead process."""
+INSTRUCT_AGAIN_S = 1.0
+"""Until a process that could not be given an order is tried again."""
 REASON_LINES = 20
 REASON_BYTES = 8192
 """Of its log, in the reason: that travels with every report."""
@@ -64,6 +67,8 @@ class ReplicaProcess:
         self.ending = False
         """We asked it to end."""
         self.ended = asyncio.Event()
+        self._instruction: StandingOrder | None = None
+        """What it has yet to be told."""
 
     @classmethod
     def start(
@@ -111,6 +116,20 @@ class ReplicaProcess:
         if not address:
             raise Unanswered("its actor pool is not up yet")
         return await answer(xo.actor_ref(REPLICA_UID, address=address), timeout_s)
+
+    async def instruct(self, order: StandingOrder) -> None:
+        """Give it an order; tries on until it has that, or a newer one, or is gone. Never two at once."""
+        waiting, self._instruction = self._instruction is not None, order
+        if waiting:
+            return
+        while (latest := self._instruction) is not None and not self.ended.is_set():
+            try:
+                actor = await self.actor(CALL_TIMEOUT_S)
+                await answer(actor.follow(self.instance, latest))
+            except (Unanswered, NotFound):
+                await self.gone(INSTRUCT_AGAIN_S)
+            else:
+                self._instruction = None if self._instruction is latest else self._instruction
 
     async def end(self, drain_s: float) -> None:
         """Let it drain for ``drain_s`` seconds and end; kill it if it has not by then."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from xinfer.protocol import Assignment, ReplicaStatus, ReplicaView
+from xinfer.protocol import Assignment, ReplicaStatus, ReplicaView, Standing, StandingOrder
 from xinfer.spec import ReplicaState
 
 
@@ -16,6 +16,8 @@ class RunningProcess:
     pid: int = 0
     address: str = ""
     view: ReplicaView | None = None
+    told: StandingOrder | None = None
+    """The order that it was given last, by this worker."""
     ending: bool = False
     hung_for_s: float | None = None
     offence: str = ""
@@ -23,8 +25,11 @@ class RunningProcess:
 
     @property
     def is_starting(self) -> bool:
-        """It has not been READY yet."""
-        return self.view is None or self.view.state not in (ReplicaState.READY, ReplicaState.DRAINING)
+        """It has not been READY yet. What is built for it before there is a process does not count."""
+        if self.view is None:
+            return True
+        preparing = self.pid == 0 and self.view.state is ReplicaState.DOWNLOADING
+        return not preparing and self.view.state not in (ReplicaState.READY, ReplicaState.DRAINING)
 
 
 @dataclass
@@ -65,6 +70,16 @@ class Replica:
         return self.process is not None and (
             self.wanted is None or self.wanted.generation != self.process.assignment.generation
         )
+
+    @property
+    def new_order(self) -> StandingOrder | None:
+        """The standing order that its process has yet to be given; None: it works by the latest one."""
+        process = self.process
+        if process is None or process.view is None or self.wanted is None or self.is_obsolete or process.ending:
+            return None
+        order = StandingOrder.of(self.wanted.deployment)
+        known = process.view.ordered if process.told is None else process.told
+        return order if order != known else None
 
     def want(self, assignment: Assignment | None) -> None:
         """Take a new wish over; another generation starts with a clean record."""
@@ -116,6 +131,7 @@ def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
         slices=assignment.slices,
         served=bool(view and view.served),
         warning=replica.warning,
+        standing=view.standing if view else Standing(),
     )
 
 

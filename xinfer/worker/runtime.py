@@ -22,7 +22,20 @@ from xinfer.worker.enforce.hami_core import own_region, remove_region
 from xinfer.worker.environments.builds import Builds
 from xinfer.worker.environments.here import Environments
 from xinfer.worker.environments.pythons import HeldPython, ReplicaPythons
-from xinfer.worker.events import Adopted, Command, End, Ended, Event, Kill, Leave, Report, Spawn, Started, Tick
+from xinfer.worker.events import (
+    Adopted,
+    Command,
+    End,
+    Ended,
+    Event,
+    Instruct,
+    Kill,
+    Leave,
+    Report,
+    Spawn,
+    Started,
+    Tick,
+)
 from xinfer.worker.folders import ReplicaFolders
 from xinfer.worker.leases import LeaseBook
 from xinfer.worker.offers import Offers, watch_offers
@@ -177,6 +190,8 @@ class WorkerRuntime:
             case Kill(instance, why):
                 log.warning("killing replica %s: %s", self._processes[instance].order.replica_id, why)
                 self._processes[instance].kill()
+            case Instruct(instance, order):
+                self._run(self._processes[instance].instruct(order))
             case Report():
                 self.changed.set()
 

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible endpoint of few words, as a process: ``python server.py``. Says its port on stdout.
+"""An OpenAI-compatible endpoint of few words, as a process: ``python server.py [SOCKET | --tls CERTIFICATE KEY]``.
+
+It says its port on stdout.
 
 The model's name says how it behaves; ``GET /seen`` says what it has seen since ``GET /forget``. Written on plain
 sockets, so that it can be as rude as servers are: ends a connection in the middle, after an answer, or never answers.
@@ -6,6 +8,7 @@ sockets, so that it can be as rude as servers are: ends a connection in the midd
 
 import asyncio
 import json
+import ssl
 import sys
 from typing import Any
 
@@ -153,12 +156,15 @@ BEHAVIOURS = {
 
 
 async def main() -> None:
-    where = {"path": sys.argv[1]} if len(sys.argv) > 1 else {}
-    if where:
-        server = await asyncio.start_unix_server(serve, **where)
+    tls = None
+    if sys.argv[1:2] == ["--tls"]:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*sys.argv[2:])
+    if sys.argv[1:] and tls is None:
+        server = await asyncio.start_unix_server(serve, sys.argv[1])
         print(0, flush=True)
     else:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
         print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await server.serve_forever()

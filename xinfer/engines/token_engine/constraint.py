@@ -228,8 +228,9 @@ class _Vocabulary:
         """The tokens that the model would write for a text that is forced."""
         data = text.encode() if isinstance(text, str) else text
         ids = self._tokenizer.encode(data.decode("utf-8", "replace"), add_special=False)
-        if b"".join([self._pieces[token] for token in ids]) == data:
-            return ids
+        shown = [token for token in ids if self._pieces[token]]  # some put a token before every text
+        if b"".join([self._pieces[token] for token in shown]) == data:
+            return shown
         return self._greedy(data)
 
     def _greedy(self, data: bytes) -> list[int]:

@@ -56,9 +56,16 @@ FORMS: Mapping[Dialect, ToolForm] = {
 def tool_form(template: str) -> ToolForm | None:
     """How a model with this chat template writes calls; ``None``: it writes none, or in no form that is known here."""
     dialect = tool_dialect(template)
-    if dialect is Dialect.MISTRAL and "[ARGS]" in template:
-        return forms.MISTRAL_NAMED
+    if dialect is Dialect.MISTRAL:
+        return _mistral(template)
     return None if dialect is None else FORMS.get(dialect)
+
+
+def _mistral(template: str) -> ToolForm:
+    """The family has written calls in four ways; all are read alike, and forced calls are of the template's way."""
+    if "[ARGS]" in template:
+        return forms.MISTRAL_WITH_IDS if "[CALL_ID]" in template else forms.MISTRAL_NAMED
+    return forms.MISTRAL_TIGHT_LIST if "[TOOL_CALLS][" in template else forms.MISTRAL_LIST
 
 
 def has_tool_calls(template: str) -> bool:

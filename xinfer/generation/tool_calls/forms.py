@@ -40,6 +40,8 @@ MISTRAL_LIST = JsonForm(
 MISTRAL_NAMED = msgspec.structs.replace(
     MISTRAL_LIST, first="", written="[TOOL_CALLS]{name}[ARGS]{arguments}", separator="", last=""
 )
+MISTRAL_TIGHT_LIST = msgspec.structs.replace(MISTRAL_LIST, first="[TOOL_CALLS][")
+MISTRAL_WITH_IDS = msgspec.structs.replace(MISTRAL_NAMED, written="[TOOL_CALLS]{name}[CALL_ID]{id}[ARGS]{arguments}")
 DEEPSEEK_V3 = JsonForm(
     openings=("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
     section="<｜tool▁calls▁begin｜>",

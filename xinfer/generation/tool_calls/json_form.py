@@ -23,7 +23,9 @@ _ENVELOPE = re.compile(
 )
 """An envelope up to the arguments, in the order in which models write it. Others are read when they are complete."""
 
-_PLACES = re.compile(r"\{(name|number|arguments)\}")
+_PLACES = re.compile(r"\{(name|number|id|arguments)\}")
+_WRITTEN_IN = {"number": "/[0-9]{1,3}/", "id": "/[a-zA-Z0-9]{9}/"}
+"""What models write in places that are neither the name nor the arguments."""
 
 
 class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +34,8 @@ class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
     openings: tuple[str, ...]
     """What begins calls; the first is what begins the first one."""
     written: str
-    """A call as the model was trained to write it, with ``{name}``, ``{arguments}`` and perhaps ``{number}`` in it."""
+    """A call as the model was trained to write it, with ``{name}``, ``{arguments}`` and perhaps ``{number}`` or
+    ``{id}`` in it."""
     first: str = ""
     """Before the first call."""
     separator: str = ""
@@ -95,7 +98,7 @@ class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
             if place == "name":
                 text += json.dumps(tool.name)[1:-1] if self.has_envelope else tool.name
             else:
-                parts += [literal(text), "/[0-9]+/" if place == "number" else _arguments(tool)]
+                parts += [literal(text), _WRITTEN_IN.get(place) or _arguments(tool)]
                 text = ""
             text += following
         return " ".join([*parts, literal(text)] if text else parts)

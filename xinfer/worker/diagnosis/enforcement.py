@@ -47,7 +47,7 @@ def reasons_against(device: Device, hold: Hold, facts: MachineFacts) -> dict[str
 def _level(device: Device, hold: Hold) -> Level:
     if hold.memory == "hard" or device.enforced_by == "mig":
         return "ok"
-    if hold.memory == "none" and device.kind != "cpu":
+    if hold.memory == "none" and device.kind != "cpu" and not device.enforced_by:
         return "warning"
     return "note"
 

@@ -35,14 +35,18 @@ class HeldPython:
         """What a process of it needs in its environment."""
         return self.interpreter.variables if self.interpreter is not None else {}
 
+    def release(self) -> None:
+        """Nobody needs it to stay."""
+        if self._lock is not None:
+            self._lock.close()
+
     @contextlib.contextmanager
     def handed_over(self) -> Iterator[tuple[int, ...]]:
         """The file descriptors with which a process started in this block holds it in our place."""
         try:
             yield () if self._lock is None else (self._lock.descriptor,)
         finally:
-            if self._lock is not None:
-                self._lock.close()
+            self.release()
 
 
 class ReplicaPythons:
