@@ -22,15 +22,31 @@ class Op(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a model is. The values are the ``model_type`` words that Xinference's users know."""
+    """What a model is. The values are the words of ``model_type``."""
 
     LLM = "LLM"
     EMBEDDING = "embedding"
     RERANK = "rerank"
+    VISION_LANGUAGE = "vision-language"
+    SPEECH_RECOGNITION = "speech-recognition"
+    SPEECH_SYNTHESIS = "speech-synthesis"
+    IMAGE = "image"
 
 
 OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
     Kind.LLM: frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.RERANK: frozenset({Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
+    Kind.VISION_LANGUAGE: frozenset(),
+    Kind.SPEECH_RECOGNITION: frozenset(),
+    Kind.SPEECH_SYNTHESIS: frozenset(),
+    Kind.IMAGE: frozenset(),
 }
+"""None: models of this kind are in the catalog, and no engine serves them."""
+
+KINDS_OF_WORD: dict[str, tuple[Kind, ...]] = {
+    **{kind.value.lower(): (kind,) for kind in Kind},
+    "llm": (Kind.LLM, Kind.VISION_LANGUAGE),
+    "audio": (Kind.SPEECH_RECOGNITION, Kind.SPEECH_SYNTHESIS),
+}
+"""What a ``model_type`` can mean, in lower case: our own words, and what Xinference's users call such models."""

@@ -13,6 +13,10 @@ class Format(StrEnum):
 
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
+    MLX = "mlx"
+    """Safetensors in the layout of MLX, mostly quantised in its own way."""
+    PICKLE = "pickle"
+    """PyTorch's older files (.bin, .pth, .pt). They can hold code, so that no engine loads them as they are."""
     NONE = "none"
     """Nothing to load: the echo engine, a remote endpoint."""
 
@@ -48,7 +52,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to serve. ``source`` is a local folder or file (hub ids come with the downloads).
+    """What to serve. ``source`` is a local folder or file, or symbolic, see ``catalog/sources.py``.
 
     ``weights_mib`` is the size of the weights on disk in MiB; ``context_length`` is in tokens.
     """
@@ -60,6 +64,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     family: str = ""
     quantization: str = "none"
     size_in_billions: float | None = None
+    """Parameters, as the model's name says it."""
+    active_size_in_billions: float | None = None
+    """Of a mixture of experts, the parameters that one token uses."""
+    mirrors: tuple[str, ...] = ()
+    """Where the same weights are on other hubs, as ``source``."""
     abilities: tuple[str, ...] = ()
     context_length: int | None = None
     dimensions: int | None = None

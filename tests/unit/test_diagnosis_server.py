@@ -44,4 +44,4 @@ def test_what_can_be_wrong_with_a_server() -> None:
     assert said(workers=())["worker"] == ("problem", "no worker has joined: nothing can be launched")
     lost = (WorkerSeen(name="node-7", alive=False, last_seen_s_ago=61.4),)
     assert said(workers=lost)["worker"] == ("problem", "worker node-7: not heard of for 61 s")
-    assert said(failed_models=(("chat", "it died\nKilled"),))["model"] == ("problem", "chat does not serve")
+    assert said(failed_models=(("chat", "it died\nKilled"),))["model"] == ("problem", "chat has failed")

@@ -1,8 +1,15 @@
 """From the ``source`` of a ModelSpec to a path on this machine.
 
-The symbolic form ``builtin:NAME`` travels between machines, because every worker has the package in a place of its own.
+A source is a path, or symbolic. Symbolic forms travel between machines, because every worker has its files in places of
+its own:
+
+- ``builtin:NAME`` is in the package;
+- ``hf:OWNER/NAME[@REVISION][#FILES]`` is a repository of Hugging Face, ``ms:...`` one of ModelScope. FILES is a pattern
+  as in shells, for repositories that hold the same model several times: ``hf:Qwen/Qwen3-8B-GGUF#*Q4_K_M*.gguf``.
 """
 
+import re
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -13,6 +20,70 @@ from xinfer.spec import Format, ModelSpec
 BUILTIN = "builtin:"
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
+REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])", re.ASCII)
+"""An id, by the rules that both hubs share: an owner and a name."""
+_REFERENCE = re.compile(r"(?P<hub>hf|ms):(?P<repository>[^@#\s]+)(@(?P<revision>[^#\s]+))?(#(?P<files>\S+))?")
+
+
+class Hub(StrEnum):
+    """Where weights are published. The values begin a source."""
+
+    HUGGINGFACE = "hf"
+    MODELSCOPE = "ms"
+
+
+class HubSource(msgspec.Struct, frozen=True):
+    """Weights on a hub. An empty ``revision`` is the newest; no ``files``: the whole repository."""
+
+    hub: Hub
+    repository: str
+    revision: str = ""
+    files: str = ""
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.hub}:{self.repository}{revision}{f'#{self.files}' if self.files else ''}"
+
+    @property
+    def page(self) -> str:
+        """Where people find it."""
+        site = "https://huggingface.co" if self.hub is Hub.HUGGINGFACE else "https://modelscope.cn/models"
+        return f"{site}/{self.repository}"
+
+
+def hub_source(source: str) -> HubSource | None:
+    """What a symbolic source names on a hub; None: it is none of a hub.
+
+    Raises:
+        InvalidRequest: it begins like one, and no hub has such ids.
+    """
+    if not source.startswith(tuple(f"{hub}:" for hub in Hub)):
+        return None
+    found = _REFERENCE.fullmatch(source)
+    if found is None or not REPOSITORY.fullmatch(found["repository"]):
+        raise InvalidRequest(
+            f"{source!r} names no repository of a hub; it should be like hf:OWNER/NAME or ms:OWNER/NAME#PATTERN",
+            param="model_path",
+        )
+    return HubSource(Hub(found["hub"]), found["repository"], found["revision"] or "", found["files"] or "")
+
+
+def is_symbolic(source: str) -> bool:
+    """Whether it means the same on every machine, so that it is no path."""
+    return source.startswith((BUILTIN, *(f"{hub}:" for hub in Hub)))
+
+
+def missing_weights(name: str, *sources: str) -> InvalidRequest:
+    """The refusal of a model whose weights are on hubs only, in ``sources``."""
+    found = [hub for hub in map(hub_source, sources) if hub]
+    files = f" (the files {found[0].files})" if found[0].files else ""
+    return InvalidRequest(
+        f"the weights of {name} are not on this machine, and are not downloaded by themselves: fetch them from "
+        f"{' or '.join(hub.page for hub in found)}{files}, and launch the model with the path where they are on the "
+        "workers (model_path; xinfer launch NAME --model-path PATH)",
+        param="model_path",
+    )
+
 
 def resolve_source(source: str) -> Path:
     """Where the weights are, on the machine that asks.
@@ -20,6 +91,8 @@ def resolve_source(source: str) -> Path:
     Raises:
         InvalidRequest: there is nothing.
     """
+    if remote := hub_source(source):
+        raise missing_weights(remote.repository, source)
     if source.startswith(BUILTIN):
         path = DEMO_FOLDER / source.removeprefix(BUILTIN)
         if not path.resolve().is_relative_to(DEMO_FOLDER.resolve()):

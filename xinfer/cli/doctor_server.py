@@ -13,6 +13,7 @@ from xinfer.client.connection import UnknownAnswer, read
 from xinfer.errors import Unauthorized, XinferError
 from xinfer.protocol import SUPERVISOR_UID
 from xinfer.settings import Settings, has_cluster_token
+from xinfer.spec import ReplicaState
 from xinfer.worker.diagnosis.server import ServerFacts, Token, WorkerSeen
 
 PATIENCE_S = 5.0
@@ -61,11 +62,9 @@ def _somebody_listens(endpoint: str) -> bool:
 
 
 def _failure(model: ModelStatus) -> str:
-    """Why a model does not serve; empty: it does, or is on its way."""
-    if model.status != "failed":
-        return ""
-    reasons = [replica.reason for replica in model.replicas if replica.reason]
-    return reasons[0] if reasons else "it failed"
+    """Why replicas of a model have failed; empty: none has."""
+    failed = [replica for replica in model.replicas if replica.state == ReplicaState.FAILED]
+    return "\n".join(f"{replica.replica_id}: {replica.reason}" for replica in failed)
 
 
 def _compare_tokens(settings: Settings, endpoint: str, address: str) -> tuple[Token, str]:

@@ -24,12 +24,13 @@ from xinfer.protocol import (
 from xinfer.routes import RouteTable
 from xinfer.settings import Settings
 from xinfer.spec import Deployment
-from xinfer.supervisor import admission, views
+from xinfer.supervisor import admission, standing, views
 from xinfer.supervisor.engines import ForEngines
 from xinfer.supervisor.estimates import estimated
 from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
 from xinfer.supervisor.operators import ForOperators
 from xinfer.supervisor.registry import Registry
+from xinfer.supervisor.running import ForRunningModels
 from xinfer.supervisor.shell import Clock, Shell
 from xinfer.supervisor.store import Store
 
@@ -95,7 +96,12 @@ class ForClients:
         """
         shell = self._shell
         wanted = await self._resolved(request)
-        deployment = await shell.launch(lambda: admission.launched(shell.cluster, wanted))
+
+        def admitted() -> Deployment:
+            standing.require_free_names(shell.cluster, wanted)
+            return admission.launched(shell.cluster, wanted)
+
+        deployment = await shell.launch(admitted)
         return self._instance(deployment.model_uid)
 
     async def explain(self, request: LaunchRequest) -> dict[str, Any]:
@@ -207,7 +213,9 @@ class ForClients:
         return views.instance(admission.find(cluster, model_uid), cluster.workers)
 
 
-class SupervisorActor(ForWorkersAndGateways, ForClients, ForOperators, ForEngines, xo.StatelessActor):  # type: ignore[misc]  # no types
+class SupervisorActor(  # type: ignore[misc]  # xoscar ships no types
+    ForWorkersAndGateways, ForClients, ForRunningModels, ForOperators, ForEngines, xo.StatelessActor
+):
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
 
     def __init__(self, shell: Shell, registry: Registry) -> None:

@@ -190,7 +190,10 @@ class Cluster:
                 del model.replicas[replica.replica_id]
             elif view and replica.status:
                 replica.status = msgspec.structs.replace(
-                    replica.status, state=view.state, endpoint=view.endpoint or replica.status.endpoint
+                    replica.status,
+                    state=view.state,
+                    endpoint=view.endpoint or replica.status.endpoint,
+                    standing=view.standing,
                 )
                 model.served = model.served or view.state is ReplicaState.READY
 

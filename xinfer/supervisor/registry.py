@@ -20,6 +20,7 @@ from xinfer.supervisor.capacity import uses_cpu
 from xinfer.supervisor.environments import environment_request
 from xinfer.supervisor.fileless import fileless_spec, placed_on_cpu
 from xinfer.supervisor.resources import resources, wanted_workers
+from xinfer.supervisor.standing import adapter_obstacle, read_adapters
 
 MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 FORMAT_WORDS = {"pytorch": Format.SAFETENSORS, "ggufv2": Format.GGUF}
@@ -52,7 +53,10 @@ class Registry:
         spec, engine = self._choose_engine(request, specs, workers, environment)
         if spec.shape is None:
             spec = msgspec.structs.replace(spec, shape=shape_of(spec))
-        parse_options(engine.Options, request.options, engine.name)
+        for adapter in request.adapters:
+            check_model_uid(adapter.name, "adapters")
+        adapters, options = read_adapters(request.adapters, spec, engine, request.options)
+        parse_options(engine.Options, options, engine.name)
         if getattr(engine, "fileless", False):
             request = placed_on_cpu(request)
         deployment = Deployment(
@@ -61,7 +65,8 @@ class Registry:
             engine=engine.name,
             replicas=request.replica,
             request=resources(request, workers),
-            options=request.options,
+            options=options,
+            adapters=adapters,
             envs=_checked_envs(request.envs),
             fallback=_checked_fallback(request.fallback or "", model_uid),
             environment=environment,
@@ -98,7 +103,11 @@ class Registry:
         engines = [self._named(request.model_engine)] if request.model_engine else list(self._engines.values())
         on_cpu = uses_cpu(workers, resources(request, workers)) if len(engines) > 1 else True
         trials = [
-            _Trial(engine, spec, _obstacle(engine, spec, workers, environment))
+            _Trial(
+                engine,
+                spec,
+                _obstacle(engine, spec, workers, environment) or adapter_obstacle(engine, request.adapters),
+            )
             for engine in sorted(engines, key=lambda engine: -_preference(engine, on_cpu=on_cpu))
             for spec in specs
         ]

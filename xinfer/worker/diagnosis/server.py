@@ -33,7 +33,7 @@ class ServerFacts:
     settling: bool = False
     workers: tuple[WorkerSeen, ...] = ()
     failed_models: tuple[tuple[str, str], ...] = ()
-    """(model_uid, why) of those that do not serve."""
+    """(model_uid, why) of those with replicas that have failed."""
     token: Token = "unknown"  # noqa: S105  how two tokens compare
     """Whether our cluster token is the server's."""
     token_reason: str = ""
@@ -60,7 +60,7 @@ def server_findings(server: ServerFacts, own_version: str) -> Iterator[Finding]:
             code="model",
             level="problem",
             subject=uid,
-            what=f"{uid} does not serve",
+            what=f"{uid} has failed",
             why=tuple(reason.splitlines()),
             advice=f"Mend that and launch it again, or remove it: xinfer terminate {uid}",
         )
