@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a stopping replica may finish what it has begun."""
     recover_wait_s: Wait = 30.0
     """How long a request waits for a model that was serving and is being brought back."""
+    wake_wait_s: Wait = 60.0
+    """How long a request for a model that sleeps waits while it is woken; 0: requests do not wake it, and get 503."""
     over_limit: Literal["report", "throttle", "end"] = "report"
     """What becomes of a replica that uses more memory of a device than its slice, where nothing stops it: it is shown
     and logged; it also runs at the lowest priority; or it is ended, and started again. Whichever it is, the kernel

@@ -1,17 +1,20 @@
 """``xinfer doctor`` as a process: on this machine, on cards of a fake driver, with engines that are broken."""
 
+import importlib.metadata
 import importlib.util
 import json
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 from fakes.nvml import library as fake
 from fakes.nvml.library import FakeCard, FakeDriver
-from fakes.packages.wheels import unpack_wheel, write_wheel
+from fakes.packages.toys import write_toys
+from fakes.packages.wheels import repack, unpack_wheel, write_wheel
 
 from xinfer.worker.hami.annotation import AllocatedDevice, encode
 
@@ -119,7 +122,7 @@ def test_a_quick_look_starts_nothing_and_changes_nothing(doctor):
 
 
 def test_it_reads_well_in_80_columns(doctor):
-    doctor.site.env["COLUMNS"] = "80"
+    doctor.site.env |= {"COLUMNS": "80", "XINFER_HOME": tempfile.gettempdir()}  # a path that is not wrapped, but short
     lines = doctor.run("--quick").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line for line in lines if line != line.rstrip()] == []
@@ -156,6 +159,22 @@ def test_an_engine_that_fails_and_one_that_answers_wrongly_are_shown_with_the_re
     assert "the kernel module is missing" in why
     assert "looking for the kernel module" in why, "the end of its log"
     assert doctor.left() == []
+
+
+def test_an_engine_is_tried_in_its_environment(doctor, tmp_path):
+    wheels, installed = tmp_path / "wheels", tmp_path / "installed"
+    write_toys(wheels, installed)
+    repack(wheels, importlib.metadata.requires("xinfer"), without=("scipy", "uv"))
+    doctor.site.env |= {"PYTHONPATH": str(installed), "UV_CACHE_DIR": str(tmp_path / "cache")}
+    built = doctor.site.run("engine", "install", "toy_one", "--find-links", str(wheels), "--no-index")
+    assert built.returncode == 0, built.stderr
+    diagnosis = doctor.examine("--only", "toy_one")
+    (engine,) = [finding for finding in by_code(diagnosis, "engine") if finding["subject"] == "toy_one"]
+    assert engine["what"].startswith("toy_one 1.0, in the environment toy_one-")
+    (golden,) = by_code(diagnosis, "golden")
+    assert (golden["subject"], golden["level"]) == ("toy_one/echo", "problem"), "it answers something else"
+    assert "not of the shape" in golden["why"][0]
+    assert json.loads(doctor.site.run("engine", "list", "--json").stdout)["environments"][0]["state"] == "ready"
 
 
 def test_an_engine_that_nobody_knows_is_refused(doctor):
@@ -195,7 +214,6 @@ def test_a_container_of_hami_with_two_cards(doctor, driver):
     )
     (hami,) = by_code(diagnosis, "hami")
     assert "CUDA_DISABLE_CONTROL turns HAMi-core off in this pod" in hami["why"]
-    assert len(by_code(diagnosis, "hami-tensor-parallel")) == 1
     holds = {finding["subject"]: finding for finding in by_code(diagnosis, "hold")}
     assert any(line.startswith("not mps: no MPS control daemon") for line in holds["GPU-a"]["why"])
     assert "CUDA_DISABLE_CONTROL" in holds["GPU-a"]["advice"]

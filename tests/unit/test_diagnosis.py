@@ -1,13 +1,16 @@
 """From the facts of many made-up machines to findings: what holds, what does not and why, and every known trap."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xinfer import plugins
 from xinfer.devices import Device
 from xinfer.protocol import EngineOffer
 from xinfer.worker.diagnosis.diagnose import diagnose
+from xinfer.worker.diagnosis.enforcement import MECHANISMS
 from xinfer.worker.diagnosis.facts import CpuFacts, MachineFacts, SystemFacts, TorchBuild
 from xinfer.worker.diagnosis.findings import GROUPS, Finding, summed_up
 from xinfer.worker.enforce.means import Means
@@ -18,6 +21,7 @@ from xinfer.worker.inventory.cards import Card, Fault, Memory, NvmlReading
 from xinfer.worker.inventory.mps import MpsReading
 from xinfer.worker.inventory.nvidia import nvidia_devices
 
+ROOT = Path(__file__).parents[2]
 NO_MPS = MpsReading(False, "no MPS control daemon: there is no /tmp/nvidia-mps/control", Path("/tmp/nvidia-mps"))
 MPS = MpsReading(True, "the MPS control daemon answers", Path("/tmp/nvidia-mps"))
 LOADED = Preload(True, "libvgpu.so is loaded")
@@ -184,11 +188,12 @@ def test_sources_that_disagree_are_a_warning() -> None:
 
 def test_a_slice_that_nothing_enforces() -> None:
     off = Preload(False, "CUDA_DISABLE_CONTROL turns HAMi-core off in this pod")
-    facts = machine(card(), env=POD, preload=off, means={"torch": (0, 0)})
+    facts = machine(card(), card(1, "GPU-b"), env={"CUDA_DEVICE_MEMORY_LIMIT": "8000m"}, preload=off)
     hold = the(facts, "hold", "GPU-a")
-    assert hold.level == "warning"
+    assert (hold.level, hold.what) == ("warning", "GPU-a: memory held softly, cores not held (by torch)")
+    assert f"not hami-core: {off.reason}" in hold.why
     assert "CUDA_DISABLE_CONTROL" in hold.advice
-    assert "reading" in codes(facts)
+    assert codes(facts) == {"hold", "reading"}, "HAMi-core is not there to get in the way of NCCL"
 
 
 def test_one_model_over_several_slices_is_a_trap_of_nccl() -> None:
@@ -243,6 +248,11 @@ def test_mig_instances_hold_by_themselves_also_where_mps_runs() -> None:
     assert "not mps: it does not serve MIG instances" in hold.why
     assert the(facts, "mig-mps").level == "note"
     assert "a MIG instance of GPU-a" in the(facts, "card").what
+
+
+def test_no_enforcer_is_forgotten() -> None:
+    names = {enforcer.name for enforcer in plugins.exposed("xinfer.worker.enforce", "ENFORCER")}
+    assert {name for of_kind in MECHANISMS.values() for name in of_kind} == names - {"visibility"}, "that holds nothing"
 
 
 def test_cgroups_hold_the_cpu() -> None:
@@ -333,6 +343,23 @@ def test_engines_here_in_an_environment_and_nowhere() -> None:
         ("toy", "problem", "toy: it is installed and cannot be loaded"),
     ]
     assert the(facts, "environment").advice.endswith("xinfer engine remove vllm-0")
+
+
+def test_every_code_is_documented_with_its_group() -> None:
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    documented = {
+        (row[1].strip(" `"), code)
+        for row in (line.split("|") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 3)
+        for code in re.findall(r"`([\w-]+)`", row[2])
+        if row[1].strip(" `") in GROUPS
+    }
+    sources = [*(ROOT / "xinfer/worker/diagnosis").glob("*.py"), ROOT / "xinfer/cli/doctor.py"]
+    used = set()
+    for text in (source.read_text() for source in sources):
+        (named,) = set(re.findall(r'^GROUP = "(\w+)"', text, re.MULTILINE)) or {""}
+        for group, code in re.findall(r'group=(\w+|"\w+"),\s+code="([\w-]+)"', text):
+            used.add((named if group == "GROUP" else group.strip('"'), code))
+    assert used == documented
 
 
 def test_the_whole_is_in_order_and_counted() -> None:

@@ -167,7 +167,7 @@ def test_filters_choose_a_variant():
         (r"no model 'tinny' .*did you mean tiny\?", "model_name", {"model_name": "tinny"}),
         (r"no model '' .*there are: tiny, vectors", "model_name", {"model_name": ""}),
         (r"no engine 'vLLM'; the known ones are: gguf.engine, torch_engine", "model_engine", {"model_engine": "vLLM"}),
-        ("no model_type 'audio'; there are: LLM", "model_type", {"model_type": "audio"}),
+        ("no model_type 'poem'; there are: LLM", "model_type", {"model_type": "poem"}),
         ("no such model_type; there is: LLM", "model_type", {"model_type": "embedding"}),
         ("no such model_format; there is: gguf, safetensors", "model_format", {"model_format": "awq"}),
         ("no such quantization; there is: Q4_K_M", "quantization", {"model_format": "gguf", "quantization": "int4"}),

@@ -78,8 +78,15 @@ def create_app(settings: Settings, *, policy: str = "least_loaded", shared_metri
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, GatewayApp)
     settings: Settings = app.state.settings
-    gateway = Gateway(cluster_token(settings), recover_wait_s=settings.recover_wait_s, policy=app.state.policy)
-    state = GatewayState(settings, gateway, Supervisor(settings.home), app.state.metrics)
+    supervisor = Supervisor(settings.home)
+    gateway = Gateway(
+        cluster_token(settings),
+        recover_wait_s=settings.recover_wait_s,
+        policy=app.state.policy,
+        wake_wait_s=settings.wake_wait_s,
+        wake=lambda uid: supervisor.call("wake", uid),
+    )
+    state = GatewayState(settings, gateway, supervisor, app.state.metrics)
     app.state.gateway_state = state
     for hot in app.documented:
         route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes)

@@ -40,6 +40,8 @@ def replica_info(replica: ReplicaStatus, worker: str) -> dict[str, Any]:
         "address": replica.endpoint.address if replica.endpoint else "",
         "pid": replica.pid,
         "since": replica.since,
+        "adapters": [adapter.name for adapter in replica.standing.adapters],
+        "sleep_level": replica.standing.sleep_level,
         "devices": [
             {"device_id": s.device_id, "memory_mib": s.memory_mib, "cores_percent": s.cores_percent}
             for s in replica.slices
@@ -76,6 +78,8 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
         "replica": deployment.replicas,
         "revision": deployment.revision,
         "fallback": deployment.fallback,
+        "adapters": [adapter.name for adapter in deployment.adapters],
+        "sleep_level": deployment.sleep_level,
         "options": _shown_options(deployment),
     }
 
@@ -83,6 +87,27 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
 def _shown_options(deployment: Deployment) -> dict[str, Any]:
     engine = plugins.engines().get(deployment.engine)
     return shown_options(engine.Options, deployment.options) if engine is not None else {}
+
+
+def adapter_infos(instance: ModelInstance) -> list[dict[str, Any]]:
+    """The adapters of a deployment: where each is loaded, and why elsewhere it is not."""
+    replicas = instance.replicas
+    return [
+        {
+            "name": adapter.name,
+            "path": adapter.path,
+            "rank": adapter.rank,
+            "base_model": adapter.base,
+            "replicas": [one.replica_id for one in replicas if adapter in one.standing.adapters],
+            "failures": {
+                one.replica_id: failure.reason
+                for one in replicas
+                for failure in one.standing.failures
+                if failure.adapter == adapter
+            },
+        }
+        for adapter in instance.deployment.adapters
+    ]
 
 
 def instance_info(instance: ModelInstance) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from xinfer import plugins
 from xinfer.api.errors import RelayedError
@@ -22,12 +22,31 @@ MAX_LOST = 3
 MAX_SHOWN = 128
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
+Wake = Callable[[str], Awaitable[object]]
+"""Has a model woken that sleeps; returns when that is ordered."""
+
+
+async def _wake_nobody(model_uid: str) -> None:
+    """For a gateway that has nobody to ask."""
+
 
 class Gateway:
     """The data plane's front. Knows nothing of HTTP; ``relay`` does."""
 
-    def __init__(self, token: str, *, recover_wait_s: float, policy: str = "least_loaded") -> None:
+    def __init__(
+        self,
+        token: str,
+        *,
+        recover_wait_s: float,
+        policy: str = "least_loaded",
+        wake_wait_s: float = 0.0,
+        wake: Wake = _wake_nobody,
+    ) -> None:
+        """``wake_wait_s``: how long a request waits for a model that sleeps; 0: requests do not wake models."""
         self.table = RouteTable()
+        self._wake_wait_s = wake_wait_s
+        self._wake = wake
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._token = token
         self._recover_wait_s = recover_wait_s
         self._policy: RoutingPolicy = plugins.policies("xinfer.routing")[policy]
@@ -74,9 +93,10 @@ class Gateway:
     async def close(self) -> None:
         """End every link."""
         self._wanted = {}
-        for task in list(self._connecting.values()):
+        tasks = [*self._connecting.values(), *self._waking.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._connecting.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for link in list(self._links.values()):
             link.close()
 
@@ -131,13 +151,13 @@ class Gateway:
                 refusal = RelayedError(stream.failure)
         raise ReplicaLost(f"{MAX_LOST} replicas of {call.model!r} died while they worked on this request")
 
-    async def _choose(
-        self, call: Call, refused: Collection[str], refusal: XinferError | None, wait_s: float
-    ) -> ReplicaLink:
+    async def _choose(self, call: Call, refused: set[str], refusal: XinferError | None, wait_s: float) -> ReplicaLink:
         """A connected replica that has not refused this call; waits ``wait_s`` while one is being brought back."""
         link = self._pick(call, refused, refusal)
         if link is not None:
             return link
+        if wait_s and self._is_asleep(call.model):
+            wait_s = self._wake_wait_s
         try:
             async with asyncio.timeout(wait_s):
                 while link is None:
@@ -147,10 +167,11 @@ class Gateway:
             raise NotReady(f"no replica of {call.model!r} came back within {wait_s:g} s", retry_after=5) from None
         return link
 
-    def _pick(self, call: Call, refused: Collection[str], refusal: XinferError | None) -> ReplicaLink | None:
+    def _pick(self, call: Call, refused: set[str], refusal: XinferError | None) -> ReplicaLink | None:
         """What the policy prefers now; None where waiting helps: a replica, or the very first table, is on its way."""
         if not self.table.epoch:
             return None
+        refused &= self._wanted.keys()  # one that fell asleep comes back as the same instance
         route = self.route(call.model, call.op)
         links = [
             link
@@ -167,7 +188,32 @@ class Gateway:
             raise NotReady(route.message or f"the model {call.model!r} is still loading", retry_after=2)
         if route.availability is Availability.FAILED:
             raise NotReady(route.message or f"the model {call.model!r} failed to start", retry_after=30)
+        if route.availability is Availability.ASLEEP:
+            self._have_woken(route)
         return None
+
+    def _is_asleep(self, model: str) -> bool:
+        route = self.table.models.get(model)
+        return route is not None and route.availability is Availability.ASLEEP
+
+    def _have_woken(self, route: ModelRoute) -> None:
+        """Ask for it once, however many requests wait.
+
+        Raises:
+            NotReady: requests do not wake models here.
+        """
+        uid = route.parent or route.model_uid
+        if not self._wake_wait_s:
+            raise NotReady(f"the model {uid!r} is asleep; wake it with: xinfer wake {uid}", retry_after=30)
+        if uid not in self._waking:
+            task = self._waking[uid] = asyncio.get_running_loop().create_task(self._order_to_wake(uid))
+            task.add_done_callback(lambda _: self._waking.pop(uid, None))
+
+    async def _order_to_wake(self, uid: str) -> None:
+        try:
+            await self._wake(uid)
+        except XinferError as error:  # those who wait for it give up in time
+            log.warning("model %s could not be woken: %s", uid, error.message)
 
     # links --------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,13 @@
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from xinfer.api.adapter_words import LoraModules, PeftModelConfig, adapters_of
 from xinfer.errors import InvalidRequest
 from xinfer.protocol import LaunchRequest
 
 Words = str | list[str] | None
 """One word, several separated by commas, or a list of them."""
+READ_APART = {"n_worker", "gpu_idx", "envs", "virtual_env_packages", "lora_modules", "peft_model_config"}
 WORD_LISTS = ("gputype", "nouse_gputype", "gpuuuid", "nouse_gpuuuid")
 
 
@@ -48,6 +50,10 @@ class LaunchBody(BaseModel):
     fallback: str | None = Field(
         None, description="The model that answers where nothing serves this one, or its queues are full"
     )
+    lora_modules: LoraModules | None = Field(
+        None, description='LoRA adapters, each a model of its own: "NAME=PATH", or {"name": ..., "path": ...}'
+    )
+    peft_model_config: PeftModelConfig | None = Field(None, description="The same, in the words of Xinference")
     environment: str | None = Field(
         None,
         description="Which Python runs it. auto: the worker's where it has the engine, else an environment of the "
@@ -70,13 +76,14 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
         raise InvalidRequest(
             "'n_worker' other than 1 (one replica over several workers) is not supported yet", param="n_worker"
         )
-    known = body.model_dump(exclude={"n_worker", "gpu_idx", "envs", "virtual_env_packages"}, exclude_unset=True)
+    known = body.model_dump(exclude=READ_APART, exclude_unset=True)
     extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
     # Xinference's client sends every keyword that it knows, null where its user gave none.
     given = {name: value for name, value in extra.items() if value is not None}
     indices = body.gpu_idx
     known["gpu_idx"] = () if indices is None else (indices,) if isinstance(indices, int) else tuple(indices)
     known["virtual_env_packages"] = body.virtual_env_packages or ()
+    known["adapters"] = adapters_of(body.lora_modules, body.peft_model_config)
     known |= {name: _listed(known[name]) for name in WORD_LISTS if name in known}
     try:
         return msgspec.convert({**known, "envs": body.envs or {}, "options": given}, LaunchRequest)

@@ -1,4 +1,7 @@
+"""Waiting for what the supervisor was asked for, across its restarts, and no longer than the client."""
+
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
@@ -20,14 +23,30 @@ async def wait_until_ready(request: Request, deployment: Deployment) -> None:
         NotReady: this gateway is told to end.
     """
     state = state_of(request)
-    ending = asyncio.create_task(state.ending.wait())
+    await _wait(request, lambda: _poll(state, deployment))
+
+
+async def wait_until_obeyed(request: Request, model_uid: str, adapter: str = "") -> None:
+    """Wait until the running replicas of a model are as they should be: its adapters, and whether it sleeps.
+
+    Raises:
+        LoadFailed: one cannot load that ``adapter``, or does not fall asleep; says why.
+        UnknownModel: the model is gone.
+        NotReady: this gateway is told to end.
+    """
+    state = state_of(request)
+    await _wait(request, lambda: _ask(state, model_uid, adapter))
+
+
+async def _wait(request: Request, poll: Callable[[], Awaitable[bool]]) -> None:
+    ending = asyncio.create_task(state_of(request).ending.wait())
     try:
         while not await request.is_disconnected():
-            polling = asyncio.create_task(_poll(state, deployment))
+            polling = asyncio.ensure_future(poll())
             await asyncio.wait((polling, ending), return_when=asyncio.FIRST_COMPLETED)
             if not polling.done():
                 polling.cancel()
-                raise NotReady("the server is ending; the launch goes on once it is back", retry_after=5)
+                raise NotReady("the server is ending; what was begun goes on once it is back", retry_after=5)
             if polling.result():
                 return
     finally:
@@ -45,3 +64,12 @@ async def _poll(state: GatewayState, deployment: Deployment) -> bool:
     if progress.done and progress.reason:
         raise LoadFailed(progress.reason)
     return progress.done
+
+
+async def _ask(state: GatewayState, model_uid: str, adapter: str) -> bool:
+    """Whether its replicas have done what they were ordered; knows when that changes, or after POLL_S seconds."""
+    try:
+        return bool(await state.supervisor.call("obeyed", model_uid, adapter, POLL_S, timeout_s=POLL_S + 10.0))
+    except SupervisorAway:
+        await asyncio.sleep(AWAY_S)
+        return False

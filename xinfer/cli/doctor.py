@@ -106,9 +106,10 @@ def _engines(settings: Settings, only: Sequence[str], *, on_cpu: bool) -> list[F
     try:
         with _TrialBar() as show:
             trials = list(engine_trials(settings, show, only=only, on_cpu=on_cpu))
-    except XinferError as error:
-        first, *more = error.message.splitlines()
-        return [Finding(group="demo", code="server", level="problem", what=first, why=tuple(more))]
+    except (XinferError, OSError) as error:
+        first, *more = str(error).splitlines()
+        advice = "Mend that, or leave the engines out with --quick."
+        return [Finding(group="demo", code="start", level="problem", what=first, why=tuple(more), advice=advice)]
     return list(trial_findings(trials))
 
 

@@ -47,7 +47,7 @@ def look_at(client: Client, settings: Settings) -> ServerFacts:
             WorkerSeen(name=one.name or one.worker_id, alive=one.alive, last_seen_s_ago=one.last_seen_s_ago)
             for one in cluster.workers
         ),
-        failed_models=tuple((model.model_uid, reason) for model in cluster.models if (reason := _failure(model))),
+        failed_models=tuple((model.model_uid, why) for model in cluster.models if (why := _failure(model))),
         token=token,
         token_reason=reason,
     )

@@ -90,7 +90,8 @@ def private_server(settings: Settings, show: Show) -> Iterator[Client]:
 def _server_in(folder: Path, settings: Settings, show: Show) -> Iterator[Client]:
     home, log, port = folder / "home", folder / "server.log", free_port(HOST)
     home.mkdir()
-    (home / "environments").symlink_to(settings.home / "environments")
+    if (settings.home / "environments").is_dir():
+        (home / "environments").symlink_to(settings.home / "environments")
     own = msgspec.structs.replace(
         settings,
         home=home,

@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 from typer.core import TyperCommand
 
+from xinfer.cli.adapter_options import PAIRS, repeat_lists
+
 META_KEY = "xinfer.engine_options"
 ENV_OPTIONS = ("-ev", "--env")
 
@@ -85,5 +87,5 @@ class EngineOptionsCommand(TyperCommand):
             for option in options
             for name in (*option.opts, *option.secondary_opts)
         }
-        ours, ctx.meta[META_KEY] = split_engine_options(join_pairs(args, ENV_OPTIONS), known)
+        ours, ctx.meta[META_KEY] = split_engine_options(join_pairs(repeat_lists(args), (*ENV_OPTIONS, *PAIRS)), known)
         return super().parse_args(ctx, ours)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from xinfer.cli.adapter_options import adapter_words
 from xinfer.cli.device_options import device_words, with_options_of
 from xinfer.cli.dry_run import show_plan
 from xinfer.cli.engine_options import ENV_OPTIONS, META_KEY, EngineOptionsCommand
@@ -84,6 +85,7 @@ DryRun = Annotated[
 ]
 
 
+@with_options_of(adapter_words, into="adapters")
 @with_options_of(environment_words, into="environment")
 @with_options_of(device_words, into="devices")
 def launch(
@@ -104,6 +106,7 @@ def launch(
     fallback: Fallback = None,
     devices: dict[str, Any],
     environment: dict[str, Any],
+    adapters: dict[str, Any],
     wait: Wait = True,
     dry_run: DryRun = False,
     as_json: DryRunJson = False,
@@ -145,6 +148,7 @@ def launch(
         fallback=fallback,
         **devices,
         **environment,
+        **adapters,
     )
     body = {**ctx.meta[META_KEY], **body}
     with connect(endpoint, api_key) as client:

@@ -18,6 +18,7 @@ from xinfer.client.answers import (
     ModelStatus,
 )
 from xinfer.client.connection import Connection, read
+from xinfer.client.running import Running
 from xinfer.client.upkeep import Upkeep
 
 Answer: TypeAlias = Generator[Delta, None, None]
@@ -87,7 +88,7 @@ class Launches:
         self.http.call("POST", f"{_of(model_uid)}/cancel")
 
 
-class Client(Launches, Upkeep):
+class Client(Launches, Running, Upkeep):
     """Launch and manage models on an xinfer server.
 
     Every method raises the exceptions of ``xinfer.errors`` with the server's own message, and ``Unreachable`` when

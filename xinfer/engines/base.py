@@ -237,7 +237,9 @@ class Sleeps(Protocol):
         """Whether an engine that was started with these options can sleep so deep."""
 
     async def sleep(self, level: int) -> None:
-        """Give memory back; the deeper, the more, and the longer it takes to wake up. Nothing is being served then, and nothing will be until ``wake``.
+        """Give memory back; the deeper, the more, and the longer it takes to wake up.
+
+        Nothing is being served then, and nothing will be until ``wake``.
 
         Raises:
             Exception: anything; it is then still awake.

@@ -15,6 +15,7 @@ from xinfer.spec import ReplicaState
 
 DOWNLOAD_STAGE = "downloading"
 """An engine that reports this stage is DOWNLOADING, with any other one STARTING."""
+NOTHING_ORDERED = StandingOrder()
 ORPHAN_DRAIN_S = 5.0
 """Nobody wants an orphan's answers for long: gateways have not heard of it since its worker went away."""
 
@@ -138,7 +139,7 @@ Command = Serve | Drain | Exit | Follow
 class Lifecycle:
     """``handle(event, now)`` moves the state on. ``now`` and the lease are seconds of the same steady clock."""
 
-    def __init__(self, instance: str, lease_s: float, now: float, order: StandingOrder = StandingOrder()) -> None:
+    def __init__(self, instance: str, lease_s: float, now: float, order: StandingOrder = NOTHING_ORDERED) -> None:
         self.view = ReplicaView(instance=instance, version=1, state=ReplicaState.PENDING, ordered=order)
         self._lease_s = lease_s
         self._claimed_at = now
@@ -158,11 +159,8 @@ class Lifecycle:
         match event:
             case Progressed() | Loaded() | Serving() | Broke():
                 return self._loading(event)
-            case Claimed() | Served() | Stands():
-                self._note(event, now)
-                return ()
-            case Ordered(order):
-                return self._take_order(order)
+            case Claimed() | Served() | Stands() | Ordered():
+                return self._note(event, now)
             case Tick():
                 return self._check_lease(now)
             case DrainAsked(timeout_s):
@@ -171,8 +169,10 @@ class Lifecycle:
                 self._become(state=ReplicaState.STOPPED, stage="stopped", endpoint=None)
                 return (Exit(),)
 
-    def _note(self, event: Claimed | Served | Stands, now: float) -> None:
+    def _note(self, event: Claimed | Served | Stands | Ordered, now: float) -> tuple[Command, ...]:
         match event:
+            case Ordered(order):
+                return self._take_order(order)
             case Claimed():
                 self._claimed_at = now
             case Served():
@@ -181,6 +181,7 @@ class Lifecycle:
                 self._become(standing=standing)
                 if self.view.state is ReplicaState.READY:
                     self._become(stage=_stage(standing))
+        return ()
 
     def _take_order(self, order: StandingOrder) -> tuple[Command, ...]:
         if order == self.view.ordered:

@@ -213,8 +213,13 @@ class ForClients:
         return views.instance(admission.find(cluster, model_uid), cluster.workers)
 
 
-class SupervisorActor(  # type: ignore[misc]  # xoscar ships no types
-    ForWorkersAndGateways, ForClients, ForRunningModels, ForOperators, ForEngines, xo.StatelessActor
+class SupervisorActor(
+    ForWorkersAndGateways,
+    ForClients,
+    ForRunningModels,
+    ForOperators,
+    ForEngines,
+    xo.StatelessActor,  # type: ignore[misc]  # no types
 ):
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
 

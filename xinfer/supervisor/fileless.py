@@ -11,7 +11,7 @@ ABILITIES = {Kind.LLM: ("generate", "chat"), Kind.EMBEDDING: ("embed",), Kind.RE
 
 def fileless_spec(name: str, kind: Kind) -> ModelSpec:
     """The model of a launch that names an engine which needs no files."""
-    return ModelSpec(name=name, kind=kind, source="", format=Format.NONE, abilities=ABILITIES[kind])
+    return ModelSpec(name=name, kind=kind, source="", format=Format.NONE, abilities=ABILITIES.get(kind, ()))
 
 
 def placed_on_cpu(request: LaunchRequest) -> LaunchRequest:

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import msgspec
 
 from xinfer.catalog import Catalog, introspect, located, shape_of
-from xinfer.catalog.sources import BUILTIN
+from xinfer.catalog.selection import described, kinds_of, select
+from xinfer.catalog.sources import hub_source, is_symbolic, missing_weights
 from xinfer.engines.base import Engine, parse_options
 from xinfer.errors import InvalidRequest
-from xinfer.ops import Kind
+from xinfer.ops import OPS_OF_KIND, Kind
 from xinfer.protocol import LaunchRequest, WorkerHello
-from xinfer.spec import Deployment, EnvironmentRequest, Estimate, Format, ModelSpec
+from xinfer.spec import Deployment, EnvironmentRequest, Estimate, ModelSpec
 from xinfer.supervisor.admission import check_replicas
 from xinfer.supervisor.capacity import uses_cpu
 from xinfer.supervisor.environments import environment_request
@@ -23,8 +24,8 @@ from xinfer.supervisor.resources import resources, wanted_workers
 from xinfer.supervisor.standing import adapter_obstacle, read_adapters
 
 MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-FORMAT_WORDS = {"pytorch": Format.SAFETENSORS, "ggufv2": Format.GGUF}
-"""Words of Xinference's users for our formats."""
+MOST_NAMES = 20
+"""Of models that an error lists."""
 
 Engines = Mapping[str, type[Engine]]
 Sizing = Callable[[Deployment], tuple[Estimate, ...]]
@@ -47,7 +48,7 @@ class Registry:
         """
         check_replicas(request.replica)
         workers = wanted_workers(request, workers)
-        specs = _filtered(request, self._specs(request))
+        specs = _selected(request, self._specs(request))
         model_uid = check_model_uid(request.model_uid or specs[0].name)
         environment = environment_request(request)
         spec, engine = self._choose_engine(request, specs, workers, environment)
@@ -80,18 +81,34 @@ class Registry:
         if request.model_path:
             return (introspect(_absolute(request.model_path), name),)
         if name and request.model_engine and getattr(self._named(request.model_engine), "fileless", False):
-            return (fileless_spec(name, _kind(request.model_type or Kind.LLM)),)
+            kind = kinds_of(request.model_type or Kind.LLM)[0]
+            _check_served(name, kind)
+            return (fileless_spec(name, kind),)
         specs = self._catalog.find(name)
         if specs:
             return specs
         if name and Path(name).expanduser().exists():
             return (introspect(_absolute(name)),)
-        close = difflib.get_close_matches(name.lower(), self._catalog.names(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(self._catalog.names())}"
+        remote = hub_source(name)
+        specs = self._catalog.in_repository(remote.repository if remote else name)
+        if specs:
+            return specs
+        if remote:
+            raise missing_weights(remote.repository, name)
         raise InvalidRequest(
-            f"no model {name!r} in the catalog ({hint}); a model of your own is launched with the path of its folder",
+            f"no model {name!r} in the catalog ({self._hint(name)}); a model of your own is launched with the path of "
+            "its folder",
             param="model_name",
         )
+
+    def _hint(self, name: str) -> str:
+        names = self._catalog.names()
+        meant = self._catalog.similar(name) or difflib.get_close_matches(name.lower(), names, n=3)
+        if meant:
+            return f"did you mean {' or '.join(meant[:MOST_NAMES])}?"
+        if len(names) <= MOST_NAMES:
+            return f"there are: {', '.join(names)}"
+        return f"it has {len(names)} models: xinfer models catalog, GET /v1/catalog"
 
     def _choose_engine(
         self,
@@ -140,7 +157,7 @@ class _Trial(NamedTuple):
 
 def _absolute(source: str) -> str:
     """A path that means the same in the directory of a replica; symbolic sources stay as they are."""
-    return source if source.startswith(BUILTIN) else str(Path(source).expanduser().absolute())
+    return source if is_symbolic(source) else str(Path(source).expanduser().absolute())
 
 
 def _obstacle(
@@ -167,52 +184,33 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _filtered(request: LaunchRequest, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """The specs that the request's filters leave; a filter that leaves none is refused with what there is."""
-    left = list(specs)
-    if request.model_type:
-        kind = _kind(request.model_type)
-        left = _keep([spec for spec in left if spec.kind is kind], "model_type", {spec.kind.value for spec in left})
-    if request.model_format:
-        word = request.model_format.lower()
-        fitting = [spec for spec in left if spec.format.value == FORMAT_WORDS.get(word, word)]
-        left = _keep(fitting, "model_format", {spec.format.value for spec in left})
-    if request.quantization:
-        word = request.quantization.lower()
-        fitting = [spec for spec in left if spec.quantization.lower() == word]
-        left = _keep(fitting, "quantization", {spec.quantization for spec in left})
-    if request.model_size_in_billions is not None:
-        size = _size(request.model_size_in_billions)
-        fitting = [
-            spec for spec in left if spec.size_in_billions is not None and abs(spec.size_in_billions - size) < 1e-9
-        ]
-        left = _keep(fitting, "model_size_in_billions", {str(spec.size_in_billions) for spec in left})
-    return left
+def _selected(request: LaunchRequest, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """The specs that the request's words leave, of which a worker may have the weights.
 
-
-def _keep(left: list[ModelSpec], field: str, there_is: set[str]) -> list[ModelSpec]:
-    if not left:
-        raise InvalidRequest(f"the model has no such {field}; there is: {', '.join(sorted(there_is))}", param=field)
-    return left
-
-
-def _kind(word: str) -> Kind:
-    for kind in Kind:
-        if kind.value.lower() == word.lower():
-            return kind
-    raise InvalidRequest(
-        f"there is no model_type {word!r}; there are: {', '.join(kind.value for kind in Kind)}", param="model_type"
+    Raises:
+        InvalidRequest: there is no such combination, nothing serves such models, or their weights are on hubs only.
+    """
+    left = select(
+        specs,
+        kind=request.model_type,
+        size=request.model_size_in_billions,
+        weights_format=request.model_format,
+        quantization=request.quantization,
     )
+    _check_served(left[0].name, left[0].kind)
+    here = [spec for spec in left if hub_source(spec.source) is None]
+    if not here:
+        raise missing_weights(described(left[0]), left[0].source, *left[0].mirrors)
+    return here
 
 
-def _size(value: str | float) -> float:
-    """Billions of parameters; "0_5" is 0.5, because that is how file names say it."""
-    try:
-        return float(str(value).replace("_", "."))
-    except ValueError:
+def _check_served(name: str, kind: Kind) -> None:
+    if not OPS_OF_KIND[kind]:
+        served = ", ".join(known.value for known, ops in OPS_OF_KIND.items() if ops)
         raise InvalidRequest(
-            f"model_size_in_billions must be a number such as 7 or 0_5, not {value!r}", param="model_size_in_billions"
-        ) from None
+            f"{name!r} is a model for {kind.value}, which no engine here serves; those of these kinds are served: {served}",
+            param="model_type",
+        )
 
 
 def check_model_uid(model_uid: str, param: str = "model_uid") -> str:

@@ -63,10 +63,7 @@ def _adapter_route(
     availability, message = base.availability, base.message
     if availability is Availability.READY and not endpoints:
         failures = [
-            failure.reason
-            for status in replicas
-            for failure in status.standing.failures
-            if failure.adapter == adapter
+            failure.reason for status in replicas for failure in status.standing.failures if failure.adapter == adapter
         ]
         availability = Availability.FAILED if failures else Availability.LOADING
         message = failures[0].partition("\n")[0] if failures else f"the adapter {adapter.name!r} is being loaded"

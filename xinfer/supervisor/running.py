@@ -66,19 +66,19 @@ class ForRunningModels:
             deployment = await shell.change(lambda: standing.awake(shell.cluster, model_uid))
         return self._now(deployment)
 
-    async def obeyed(self, model_uid: str, timeout_s: float) -> bool:
+    async def obeyed(self, model_uid: str, adapter: str, timeout_s: float) -> bool:
         """Whether its running replicas are as they should be, and every gateway knows; waits so many seconds for it.
 
         Raises:
             UnknownModel: there is no such model.
-            LoadFailed: a replica cannot be as it should; says why.
+            LoadFailed: a replica cannot load that ``adapter`` (empty: none is meant), or does not fall asleep.
         """
         shell = self._shell
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
             model = admission.find(shell.cluster, model_uid)
-            if standing.obeyed(model.deployment, views.statuses(model, shell.cluster.workers)):
+            if standing.obeyed(model.deployment, views.statuses(model, shell.cluster.workers), adapter):
                 await shell.routed()
                 return True
             if shell.closing or not await shell.changed.wait(deadline - loop.time()):

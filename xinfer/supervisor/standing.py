@@ -12,7 +12,7 @@ from xinfer import plugins
 from xinfer.catalog import read_adapter
 from xinfer.engines.base import Engine, Sleeps, TakesAdapters
 from xinfer.errors import Conflict, InvalidRequest, LoadFailed, NotFound, UnsupportedParameter
-from xinfer.protocol import ReplicaStatus, StandingOrder
+from xinfer.protocol import ReplicaStatus, Standing, StandingOrder
 from xinfer.spec import Adapter, Deployment, ModelSpec, ReplicaState
 from xinfer.supervisor.admission import find
 from xinfer.supervisor.cluster import Cluster
@@ -34,7 +34,7 @@ def read_adapters(
     Raises:
         InvalidRequest: one of them is none, is of another model, or nothing for this engine with these options.
     """
-    if not adapters:
+    if not adapters and not issubclass(engine, TakesAdapters):
         return (), dict(options)
     named: dict[str, Adapter] = {}
     for adapter in adapters:
@@ -124,25 +124,27 @@ def awake(cluster: Cluster, model_uid: str) -> Deployment:
     return msgspec.structs.replace(find(cluster, model_uid).deployment, sleep_level=0)
 
 
-def obeyed(deployment: Deployment, replicas: Iterable[ReplicaStatus]) -> bool:
-    """Whether every replica that runs has done what it was ordered, or has said why it cannot.
+def obeyed(deployment: Deployment, replicas: Iterable[ReplicaStatus], adapter: str = "") -> bool:
+    """Whether every replica that runs has done what it was ordered, as far as it can.
 
     Raises:
-        LoadFailed: one of them cannot; says why.
+        LoadFailed: one of them cannot load that ``adapter``, or does not fall asleep; says why.
     """
-    order, done = StandingOrder.of(deployment), True
-    for replica in replicas:
-        standing = replica.standing
-        if replica.state is not ReplicaState.READY:
-            continue
-        for failure in standing.failures:
-            if failure.adapter in order.adapters:
-                raise LoadFailed(f"adapter {failure.adapter.name!r} could not be loaded: {failure.reason}")
-        if order.sleep_level and standing.complaint:
-            raise LoadFailed(f"{replica.replica_id!r} does not fall asleep: {standing.complaint}")
-        adapters_done = order.sleep_level > 0 or set(standing.adapters) == set(order.adapters)
-        done = done and adapters_done and standing.sleep_level == order.sleep_level
-    return done
+    order = StandingOrder.of(deployment)
+    running = [replica for replica in replicas if replica.state is ReplicaState.READY]
+    for replica in running:
+        for failure in replica.standing.failures:
+            if failure.adapter.name == adapter and failure.adapter in order.adapters:
+                raise LoadFailed(f"adapter {adapter!r} could not be loaded: {failure.reason}")
+        if order.sleep_level and replica.standing.complaint:
+            raise LoadFailed(f"{replica.replica_id!r} does not fall asleep: {replica.standing.complaint}")
+    return all(_has_obeyed(order, replica.standing) for replica in running)
+
+
+def _has_obeyed(order: StandingOrder, standing: Standing) -> bool:
+    """Whether nothing is left to do. Adapters of a model that sleeps wait until it is woken."""
+    tried = {*standing.adapters, *(failure.adapter for failure in standing.failures)}
+    return standing.sleep_level == order.sleep_level and (order.sleep_level > 0 or tried == set(order.adapters))
 
 
 def _owner(cluster: Cluster, name: str, without: str = "") -> str:

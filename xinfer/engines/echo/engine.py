@@ -24,6 +24,7 @@ from xinfer.engines.base import (
 )
 from xinfer.engines.echo.hashing import embed, rerank
 from xinfer.engines.echo.pace import Metronome
+from xinfer.engines.echo.standing import ChangesOfEcho
 from xinfer.engines.echo.text import Answer, last_user_text, tokens_of
 from xinfer.errors import ContextOverflow, EngineFailed
 from xinfer.ops import Op
@@ -60,6 +61,8 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Slow start."""
     fail_load: str = ""
     """Fail to load, with this reason."""
+    fail_at: dict[str, str] = {}
+    """What fails while it runs, and why: "sleep", "wake", or to load the adapter of a name."""
     exit_on_load: int | None = None
     """End the process with this status while loading, as a crash in native code would."""
     die_after: Annotated[int, Meta(ge=0)] | None = None
@@ -76,7 +79,7 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Take so many MiB of main memory with every request, and never give them back."""
 
 
-class EchoEngine:
+class EchoEngine(ChangesOfEcho):
     """See the package."""
 
     name: ClassVar[str] = "echo"
@@ -101,6 +104,7 @@ class EchoEngine:
         return Match(False, "echo loads no weights; launch the model named 'echo'")
 
     def __init__(self) -> None:
+        super().__init__()
         self._options = EchoOptions()
         self._metronome = Metronome(0.0)
         self._requests = 0
@@ -113,6 +117,7 @@ class EchoEngine:
         """Nothing to load, but it can take its time, fail or crash."""
         self._options = parse_options(EchoOptions, options, self.name)
         self._metronome = Metronome(self._options.rate)
+        self.failures = self._options.fail_at
         steps = 20
         for step in range(steps if self._options.load_delay_s else 0):
             progress("loading", step / steps)
@@ -154,6 +159,8 @@ class EchoEngine:
 
     async def _misbehave(self) -> None:
         options, seen = self._options, self._requests
+        if self.asleep:
+            raise RuntimeError("echo was called while it sleeps")
         if options.die_after is not None and seen >= options.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.hang_after is not None and seen >= options.hang_after:
@@ -172,7 +179,9 @@ class EchoEngine:
             refuse_unsupported(request, HONOURED, self.name)
             prompt = sum(len(tokens_of(last_user_text([message]))) for message in request.messages)
             self._check_context(prompt, request.token_limit, "messages")
-            answer = Answer(last_user_text(request.messages), request.token_limit, request.stop_strings)
+            said = last_user_text(request.messages)
+            text = f"{call.model}: {said}" if call.model in self.adapters else said
+            answer = Answer(text, request.token_limit, request.stop_strings)
             choices = request.choices
             usage = Usage(prompt, answer.completion_tokens * choices)
             writer = ChatWriter(

@@ -227,6 +227,8 @@ class Context:
         self._memory = c.llama_get_memory(self.pointer)
         self._vocabulary_size = model.vocabulary_size
         self._embedding_size = int(c.llama_model_n_embd_out(model.pointer))
+        self._logits: Any = None
+        self._logits_place: tuple[int, int] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -256,14 +258,18 @@ class Context:
 
     def logits(self, rows: int) -> Any:
         """What the last batch gave, in the order of the tokens that asked for it: [rows, vocabulary], writable."""
-        return self._floats(c.llama_get_logits(self.pointer), rows * self._vocabulary_size).reshape(rows, -1)
+        place = ctypes.addressof(c.llama_get_logits(self.pointer).contents), rows
+        if place != self._logits_place:  # it is nearly always where it was
+            self._logits_place = place
+            self._logits = _floats_at(place[0], rows * self._vocabulary_size).reshape(rows, -1)
+        return self._logits
 
     def pooled(self, sequence: int, size: int | None = None) -> Any:
         """The vector of a sequence in the last batch, a copy. ``size``: numbers in it, where it is no embedding."""
         pointer = c.llama_get_embeddings_seq(self.pointer, sequence)
         if not pointer:
             raise EngineFailed("llama.cpp gave no embedding")
-        return self._floats(pointer, size or self._embedding_size).copy()
+        return _floats_at(ctypes.addressof(pointer.contents), size or self._embedding_size).copy()
 
     def keep(self, sequence: int, tokens: int) -> None:
         """Forget what comes behind the first so many tokens of a sequence."""
@@ -277,12 +283,6 @@ class Context:
         """Forget all sequences, where there is a cache at all."""
         if self._memory:
             c.llama_memory_clear(self._memory, False)
-
-    @staticmethod
-    def _floats(pointer: Any, count: int) -> Any:
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        assert address is not None
-        return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
 
 
 class SamplerChain:
@@ -301,6 +301,11 @@ class SamplerChain:
     def sample(self, context: Context, index: int) -> int:
         """A token for the token at ``index`` of the context's last batch, which has asked for logits."""
         return int(c.llama_sampler_sample(self._pointer, context.pointer, index))
+
+
+def _floats_at(address: int, count: int) -> Any:
+    """An array over memory of the library."""
+    return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
 
 
 def _free_with(owner: object, free: Callable[[Any], None], pointer: Any) -> None:

@@ -101,7 +101,8 @@ class BatchRunner:
         while self._waiting and self._count() < self._limits.max_rows:
             first = self._waiting[0]
             longest = max(self._longest(), len(first.prompt) + len(first.generated) + 1)
-            room = min(self._limits.max_rows, self._limits.positions // longest) - self._count()
+            # One token more than they have: who comes in now shall not be sent out again in this very step.
+            room = min(self._limits.max_rows, self._limits.positions // (longest + 1)) - self._count()
             if room < 1 and self._count():
                 return
             group = take_group(self._waiting, max(1, room))

@@ -50,8 +50,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether another exchange can begin: the last is complete, and both sides keep the connection."""
-        return self._complete and self._keeps and self._error is None and not self._chunks
+        """Whether another exchange can begin: the last is complete on both sides, and both keep the connection."""
+        is_over = self._complete and not self._chunks and not self._transport.get_write_buffer_size()
+        return is_over and self._keeps and self._error is None
 
     def send(self, request: bytes) -> None:
         """Begin an exchange."""

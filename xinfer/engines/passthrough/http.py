@@ -116,7 +116,7 @@ class HttpClient:
             except Broken as error:
                 connection.close()
                 if kept is not None and not connection.answered and not isinstance(error, Silent):
-                    continue  # the server closed it while it lay idle, before it could see this request
+                    continue  # closed while it lay idle: the server has not looked at this request
                 raise self._failure(error) from error
             except BaseException:
                 connection.close()

@@ -121,7 +121,8 @@ class SglangServer:
             async with asyncio.timeout(CLOSE_GRACE_S):
                 await asyncio.shield(self._end)
         except TimeoutError:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
             await self._end
         for child in family:
             with contextlib.suppress(psutil.Error):

@@ -9,6 +9,7 @@ import msgspec
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.vllm.changes import ChangesOfVllm
 from xinfer.engines.vllm.requirements import REQUIREMENTS
 from xinfer.errors import EngineFailed
 from xinfer.generation.chat_template import template_text
@@ -28,7 +29,7 @@ class VllmOptions(msgspec.Struct, frozen=True):
     """Any argument of ``vllm serve``, with underscores. vLLM itself checks them when the model is loaded."""
 
 
-class VllmEngine:
+class VllmEngine(ChangesOfVllm):
     """See the package."""
 
     name: ClassVar[str] = "vllm"

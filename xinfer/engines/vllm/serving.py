@@ -10,6 +10,9 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -18,8 +21,8 @@ from xinfer.devices import Budget, Grant
 from xinfer.engines.base import Load
 from xinfer.engines.passthrough import PATHS, AsgiCaller
 from xinfer.engines.vllm.arguments import MIB, arguments, cpu_memory_arguments, memory_arguments, suggestions
-from xinfer.errors import InvalidRequest
-from xinfer.spec import ModelSpec
+from xinfer.errors import InvalidRequest, LoadFailed
+from xinfer.spec import Adapter, ModelSpec
 
 RATE_WINDOW_S = 2.0
 """Over which tokens per second are counted."""
@@ -28,10 +31,12 @@ RATE_WINDOW_S = 2.0
 class Serving:
     """One loaded model: ``caller`` answers with vLLM's own application."""
 
-    def __init__(self, llm: AsyncLLM, caller: AsgiCaller, meter: "Meter") -> None:
+    def __init__(self, llm: AsyncLLM, caller: AsgiCaller, meter: "Meter", models: OpenAIServingModels) -> None:
         self.caller = caller
         self._llm = llm
         self._meter = meter
+        self._models = models
+        self._sleep_level = 0
 
     @classmethod
     async def start(cls, spec: ModelSpec, template: str, options: Mapping[str, Any], grant: Grant) -> Self:
@@ -51,7 +56,42 @@ class Serving:
         app = build_app(args, tasks, llm.model_config)
         await init_app_state(llm, app.state, args, tasks)
         app.state.server = _NoServer()
-        return cls(llm, AsgiCaller(app, PATHS), meter)
+        return cls(llm, AsgiCaller(app, PATHS), meter, app.state.openai_serving_models)
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Serve a LoRA adapter under its name.
+
+        Raises:
+            LoadFailed: vLLM does not take it; says why.
+        """
+        request = LoadLoRAAdapterRequest(lora_name=adapter.name, lora_path=adapter.path)
+        answer = await self._models.load_lora_adapter(request)
+        if isinstance(answer, ErrorResponse):
+            raise LoadFailed(answer.error.message)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Serve it no more. Its place in the engine is free then, also for another one of the same name."""
+        number = self._models.lora_requests[name].lora_int_id
+        await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+        await self._llm.remove_lora(number)
+
+    async def sleep(self, level: int) -> None:
+        """Free the memory of weights and cache. What still runs is aborted: its time is over."""
+        await self._llm.sleep(level, mode="abort")
+        self._sleep_level = level
+
+    async def wake(self) -> None:
+        """Have both in memory again; after level 2, the weights from disk and the adapters anew."""
+        if self._sleep_level == 1:
+            await self._llm.wake_up()
+        else:
+            await self._llm.wake_up(tags=["weights"])
+            await self._llm.collective_rpc("reload_weights")
+            await self._llm.wake_up(tags=["kv_cache"])
+            for request in self._models.lora_requests.values():
+                await self._llm.remove_lora(request.lora_int_id)
+                await self._llm.add_lora(request)
+        self._sleep_level = 0
 
     def load_report(self) -> Load:
         """What the scheduler said after its last step."""

@@ -40,14 +40,15 @@ def _device(device: Device, facts: MachineFacts) -> Finding:
 
 def reasons_against(device: Device, hold: Hold, facts: MachineFacts) -> dict[str, str]:
     """Why each other mechanism for such a device does not hold it, by the name of the mechanism."""
-    asked = _CPU if device.kind == "cpu" else _CUDA if device.kind == "cuda" else {}
+    asked = MECHANISMS.get(device.kind, {})
     return {name: reason(device, facts) for name, reason in asked.items() if name not in hold.by}
 
 
 def _level(device: Device, hold: Hold) -> Level:
     if hold.memory == "hard" or device.enforced_by == "mig":
         return "ok"
-    if hold.memory == "none" and device.kind != "cpu" and not device.enforced_by:
+    given_by_hami = device.source == "hami"
+    if device.kind != "cpu" and not device.enforced_by and (hold.memory == "none" or given_by_hami):
         return "warning"
     return "note"
 
@@ -79,6 +80,8 @@ def _why_no_mps(device: Device, facts: MachineFacts) -> str:
 
 
 def _why_no_hami_core(device: Device, facts: MachineFacts) -> str:
+    if device.source == "hami" and not device.enforced_by:
+        return facts.hami.preload.reason
     return obstacle(device, facts.means) or "it holds the device"
 
 
@@ -108,7 +111,10 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 _Reason = Callable[[Device, MachineFacts], str]
-_CUDA: Mapping[str, _Reason] = {"mps": _why_no_mps, "hami-core": _why_no_hami_core, "torch": _why_no_torch}
-_CPU: Mapping[str, _Reason] = {"cgroup": _why_no_cgroup, "watchdog": _why_no_watchdog, "threads": _why_no_threads}
+MECHANISMS: Mapping[str, Mapping[str, _Reason]] = {
+    "cuda": {"mps": _why_no_mps, "hami-core": _why_no_hami_core, "torch": _why_no_torch},
+    "cpu": {"cgroup": _why_no_cgroup, "watchdog": _why_no_watchdog, "threads": _why_no_threads},
+}
+"""Every enforcer that can hold something, by the kind of device that it is for, and why it does not hold one."""
 _WORDS = {"hard": "held", "soft": "held softly", "none": "not held"}
 _NAMES = {"hami": "HAMi", "mig": "the MIG instance"}

@@ -213,5 +213,7 @@ def _trial(trial: Trial) -> Finding:
         subject=subject,
         what=f"{named}: {'there is no room for it now' if no_room else 'it could not be asked'}",
         why=tuple(trial.reason.splitlines()),
-        advice="Free some of the device, or run xinfer doctor when less runs here." if no_room else "",
+        advice="Free some of the device, or run xinfer doctor when less runs here."
+        if no_room
+        else f"Mend that; xinfer doctor --only {trial.engine} tries it again.",
     )

@@ -32,7 +32,7 @@ def trap_findings(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _hami_traps(facts: MachineFacts) -> Iterator[Finding]:
-    slices = [card for card in facts.cards if card.source == "hami"]
+    slices = [card for card in facts.cards if card.source == "hami"] if facts.hami.preload.loaded else []
     if len(slices) > 1:
         yield Finding(
             group="enforcement",
@@ -40,8 +40,8 @@ def _hami_traps(facts: MachineFacts) -> Iterator[Finding]:
             level="warning",
             what="one model on several slices by HAMi may hang or crash in NCCL",
             why=("HAMi-core does not pass on the memory handles with which cards reach each other directly",),
-            advice="Launch such models with --disable-custom-all-reduce true (vLLM) and with "
-            "--env NCCL_P2P_DISABLE=1 --env NCCL_SHM_DISABLE=1, or give each model one slice.",
+            advice="Give each model one slice; or launch it with --disable-custom-all-reduce true (vLLM) and "
+            "--env NCCL_P2P_DISABLE=1, and if it still hangs, --env NCCL_SHM_DISABLE=1.",
         )
     by_core = slices if any(card.cap_cores < ALL_CORES for card in slices) else []
     if by_core or (facts.means.hami_core and not facts.means.mps and facts.cards):
