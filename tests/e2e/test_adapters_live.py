@@ -1,5 +1,6 @@
-"""Adapters that come and go on running replicas, with an engine that needs no weights: who serves them, for how long."""
+"""Adapters that come and go on running replicas, with an engine that needs no weights: who serves them, and when."""
 
+import concurrent.futures
 import os
 import signal
 
@@ -123,3 +124,20 @@ def test_the_command_line(site, lora):
     refused = site.run("adapter", "remove", "base", "poet")
     assert refused.returncode == 1
     assert "has no adapter" in refused.stderr
+
+
+def test_real_adapters_on_the_engine_that_is_there(site, tmp_path):
+    """Of those that serve the demo model here, one that takes adapters is chosen."""
+    same = str(write_lora(tmp_path / "same", seed=1, strength=0.0))
+    odd = str(write_lora(tmp_path / "odd", seed=2))
+    site.local()
+    site.launch("demo-chat", model_uid="base", lora_modules={"odd": odd}, memory_mib=1500)
+    plain, other = said(site, "base", "Hello!", max_tokens=24), said(site, "odd", "Hello!", max_tokens=24)
+    assert plain != other
+    add(site, "base", "same", same)
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        models = ["base", "odd", "same"] * 4
+        answers = list(pool.map(lambda model: said(site, model, "Hello!", max_tokens=24), models))
+    assert answers == [plain, other, plain] * 4
+    wrong = str(write_lora(tmp_path / "wrong", seed=3, modules={"mlp.down_proj": (64, 32)}, base="another"))
+    assert "made for another" in add(site, "base", "wrong", wrong, status=400)["error"]["message"]

@@ -81,6 +81,17 @@ def test_each_adapter_answers_for_itself_and_they_come_and_go(server, loras, wai
     assert {name: said(server, name) for name in ("base", "odd", "none")} == {"base": plain, "odd": odd, "none": queer}
 
 
+def test_another_engine_says_the_same(server, loras):
+    names = {"t-none": loras["none"], "t-odd": loras["odd"], "t-queer": loras["queer"]}
+    body = {"model_name": "demo-chat", "model_uid": "t", "model_engine": "transformers", "dtype": "float32"}
+    launch = {**body, "lora_modules": names, "memory_mib": 1500}
+    server.call("POST", "/v1/models", json=launch, timeout=LOADING_S).raise_for_status()
+    add(server, "v-queer", loras["queer"]).raise_for_status()
+    assert said(server, "t-none") == said(server, "t") == said(server, "base")
+    assert said(server, "t-odd") == said(server, "odd")
+    assert said(server, "t-queer") == said(server, "v-queer")
+
+
 def test_what_does_not_fit_is_refused_in_words(server, loras):
     answer = add(server, "high", loras["high"])
     assert answer.status_code == 400

@@ -29,6 +29,8 @@ CATCHES_EVERYTHING = {
     "xinfer/plugins.py::_find_engines": "code of third parties: reported as a broken engine",
     "xinfer/replica/runtime.py::Replica._close": "the engine: a process that ends, ends",
     "xinfer/replica/runtime.py::Replica._load": "the engine: whatever it is, it is the reason that the user reads",
+    "xinfer/replica/standing.py::Obedience._load": "the engine: the adapter's failure is reported, the rest is served",
+    "xinfer/replica/standing.py::Obedience._sleep": "the engine: that it stays awake is reported, and it serves",
     "xinfer/replica/server.py::GatewayConnection._serve": "the engine: the client gets it, and the log",
     "xinfer/supervisor/shell.py::_reported": "a task that nobody awaits: the log gets it",
     "xinfer/worker/environments/here.py::available_here": "code of third parties: reported as not available",

@@ -67,6 +67,7 @@ class ScriptedRunner:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+        self.dropped = threading.Event()
         self.failure: Exception | None = None
         self.active: list[TokenSequence] = []
         self.discarded: list[TokenSequence] = []
@@ -77,11 +78,13 @@ class ScriptedRunner:
     def discard(self, sequence: TokenSequence) -> None:
         self.active.remove(sequence)
         self.discarded.append(sequence)
+        self.dropped.set()
 
     def has_work(self) -> bool:
         return bool(self.active)
 
     def step(self) -> list[Progress]:
+        assert self.active, "a step where nothing is to be done"
         self.entered.set()
         assert self.gate.wait(10)
         if self.failure is not None:
@@ -486,10 +489,13 @@ def test_closing_the_generator_stops_the_work(stream):
             task.cancel()
             await asyncio.wait([task])
             engine.runner.gate.set()
+        # Alone in its batch of messages: no step may follow it.
+        assert await asyncio.to_thread(engine.runner.dropped.wait, 10)
         # The thread takes messages in order: when this one is answered, the cancellation was seen.
         await frames(engine, Op.CHAT, max_tokens=1)
         assert len(engine.runner.discarded) == 1
         assert engine.load_report().running == 0
+        assert engine.failure() == ""
 
     with_engine(engine, use)
 

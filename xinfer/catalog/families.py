@@ -11,6 +11,7 @@ placeholders, so that one variant describes all sizes and quantizations:
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import NamedTuple
@@ -185,7 +186,7 @@ class Entry(NamedTuple):
 
 
 class Catalog:
-    """The models by name. Names and aliases are unique, and found without regard to case and to "_" or "-"."""
+    """The models by name. Names and aliases are unique, and found whatever their case, with "-", "_" or "." alike."""
 
     def __init__(self, families: dict[str, Family]) -> None:
         """``families`` by the name of their file.
@@ -236,7 +237,7 @@ class Catalog:
     def similar(self, name: str) -> list[str]:
         """The models of a family, or those whose names or aliases begin with ``name``; sorted."""
         plain = _plain(name)
-        members = [model for model, entry in self._entries.items() if plain and entry.family == plain]
+        members = [model for model, entry in self._entries.items() if plain and _plain(entry.family) == plain]
         begins = [model for alias, model in self._canonical.items() if plain and alias.startswith(plain)]
         return sorted(set(members or begins))
 
@@ -272,4 +273,4 @@ def size_label(billions: float, active_billions: float | None = None) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-")
+    return re.sub(r"[._\s-]+", "-", name.strip().lower())

@@ -48,10 +48,17 @@ ModelUid = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option("-s", "--size-in-billions", help="Size, where a family has several (7, 0_5).", rich_help_panel=WHICH),
+    typer.Option(
+        "-s",
+        "--size",
+        "--size-in-billions",
+        help="Size, where there are several (7, 0_5, 0.6b, 30b-a3b). Default: the largest for one card of 24 GiB.",
+        rich_help_panel=WHICH,
+    ),
 ]
 ModelFormat = Annotated[
-    str | None, typer.Option("-f", "--model-format", help="Format: safetensors, gguf.", rich_help_panel=WHICH)
+    str | None,
+    typer.Option("-f", "--format", "--model-format", help="Format: safetensors, gguf, mlx.", rich_help_panel=WHICH),
 ]
 Quantization = Annotated[str | None, typer.Option("-q", "--quantization", help="Quantization.", rich_help_panel=WHICH)]
 ModelPath = Annotated[

@@ -28,7 +28,7 @@ def list_models(*, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: A
     for model in sorted(running, key=lambda model: model.id):
         table.add_row(
             model.id,
-            model.model_type,
+            f"adapter of {model.parent}" if model.parent else model.model_type,
             model.model_engine,
             model.status,
             f"{model.ready_replicas}/{model.replica}",

@@ -17,7 +17,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     model_ability: tuple[str, ...] = ()
     context_length: int | None = None
     status: str = ""
-    """loading, ready, recovering or failed."""
+    """loading, ready, recovering, asleep or failed."""
+    parent: str = ""
+    """Of an adapter: the model that it belongs to."""
     replica: int = 0
     """How many replicas were asked for."""
     ready_replicas: int = 0

@@ -122,7 +122,7 @@ class ForClients:
             InvalidRequest: the request cannot be meant; names the field.
             NotReady: no worker is there.
         """
-        wanted = await self._resolved(request)
+        wanted = await self._resolved(request, weights_here=False)
         return estimated(self._shell.cluster, wanted)
 
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
@@ -201,12 +201,13 @@ class ForClients:
         )
         return deployment.replicas
 
-    async def _resolved(self, request: LaunchRequest) -> Deployment:
+    async def _resolved(self, request: LaunchRequest, *, weights_here: bool = True) -> Deployment:
         shell = self._shell
         await shell.settled()
         admission.require_workers(shell.cluster)
         # In a thread, because a path is introspected from disk.
-        return await asyncio.to_thread(self._registry.resolve, request, shell.living_workers(), shell.clock())
+        resolve = self._registry.resolve if weights_here else self._registry.meant
+        return await asyncio.to_thread(resolve, request, shell.living_workers(), shell.clock())
 
     def _instance(self, model_uid: str) -> ModelInstance:
         cluster = self._shell.cluster

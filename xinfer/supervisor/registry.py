@@ -46,6 +46,17 @@ class Registry:
         Raises:
             InvalidRequest: something in it is wrong or cannot be had; names the field and what would be right.
         """
+        deployment = self.meant(request, workers, now)
+        if hub_source(deployment.spec.source):
+            raise missing_weights(described(deployment.spec), deployment.spec.source, *deployment.spec.mirrors)
+        return deployment
+
+    def meant(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float) -> Deployment:
+        """As ``resolve``, also for a model whose weights are on hubs only: what it would be, and what it would need.
+
+        Raises:
+            InvalidRequest: as ``resolve``.
+        """
         check_replicas(request.replica)
         workers = wanted_workers(request, workers)
         specs = _selected(request, self._specs(request))
@@ -164,7 +175,7 @@ def _obstacle(
     engine: type[Engine], spec: ModelSpec, workers: Sequence[WorkerHello], environment: EnvironmentRequest
 ) -> str:
     try:
-        match = engine.accepts(located(spec))
+        match = engine.accepts(spec if hub_source(spec.source) else located(spec))
     except InvalidRequest as error:
         return error.message
     if not match.ok:
@@ -185,10 +196,10 @@ def _plain(name: str) -> str:
 
 
 def _selected(request: LaunchRequest, specs: Sequence[ModelSpec]) -> list[ModelSpec]:
-    """The specs that the request's words leave, of which a worker may have the weights.
+    """The specs that the request's words leave; those that are on hubs only where there are no others.
 
     Raises:
-        InvalidRequest: there is no such combination, nothing serves such models, or their weights are on hubs only.
+        InvalidRequest: there is no such combination, or nothing serves models of its kind.
     """
     left = select(
         specs,
@@ -198,17 +209,14 @@ def _selected(request: LaunchRequest, specs: Sequence[ModelSpec]) -> list[ModelS
         quantization=request.quantization,
     )
     _check_served(left[0].name, left[0].kind)
-    here = [spec for spec in left if hub_source(spec.source) is None]
-    if not here:
-        raise missing_weights(described(left[0]), left[0].source, *left[0].mirrors)
-    return here
+    return [spec for spec in left if hub_source(spec.source) is None] or left
 
 
 def _check_served(name: str, kind: Kind) -> None:
     if not OPS_OF_KIND[kind]:
         served = ", ".join(known.value for known, ops in OPS_OF_KIND.items() if ops)
         raise InvalidRequest(
-            f"{name!r} is a model for {kind.value}, which no engine here serves; those of these kinds are served: {served}",
+            f"{name!r} is a model for {kind.value}, which no engine here serves; these types are served: {served}",
             param="model_type",
         )
 

@@ -181,7 +181,7 @@ class WorkerCore:
     def _adopt(self, event: Adopted, now: float) -> None:
         assignment = event.assignment
         process = RunningProcess(event.instance, assignment, event.pid, event.address)
-        replica = Replica(assignment.replica_id, assignment, process, spawned=1)
+        replica = Replica(assignment.replica_id, assignment, process, adopted=True, spawned=1)
         self._replicas[assignment.replica_id] = replica
         self._book.record(assignment.replica_id, assignment.generation, assignment.slices)
         if event.view is not None:
@@ -189,6 +189,7 @@ class WorkerCore:
 
     def _see(self, replica: Replica, process: RunningProcess, view: ReplicaView, now: float) -> None:
         process.view = view
+        replica.hear_order(view.ordered)
         if view.state is ReplicaState.READY and not replica.is_obsolete:
             if replica.ready_since is None:
                 replica.ready_since = now

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from xinfer.protocol import Assignment, ReplicaStatus, ReplicaView, Standing, StandingOrder
 from xinfer.spec import ReplicaState
 
@@ -39,6 +41,8 @@ class Replica:
     replica_id: str
     wanted: Assignment | None
     process: RunningProcess | None = None
+    adopted: bool = False
+    """Its process is older than this worker, and nobody has said yet what is wanted of it."""
     ready_since: float | None = None
     was_ready: bool = False
     deaths: int = 0
@@ -81,12 +85,20 @@ class Replica:
         known = process.view.ordered if process.told is None else process.told
         return order if order != known else None
 
+    def hear_order(self, order: StandingOrder) -> None:
+        """What its process works by; until somebody says what is wanted, that is: what is on disk may be older."""
+        if self.adopted and self.wanted is not None:
+            deployment = msgspec.structs.replace(
+                self.wanted.deployment, adapters=order.adapters, sleep_level=order.sleep_level
+            )
+            self.wanted = msgspec.structs.replace(self.wanted, deployment=deployment)
+
     def want(self, assignment: Assignment | None) -> None:
         """Take a new wish over; another generation starts with a clean record."""
         if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
             self.ready_since, self.was_ready, self.failed, self.reason = None, False, False, ""
             self.deaths, self.offences, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0, 0.0, None
-        self.wanted = assignment
+        self.wanted, self.adopted = assignment, False
 
     def begin(self, process: RunningProcess) -> None:
         """A process of it is being started: whatever it waited for is over."""

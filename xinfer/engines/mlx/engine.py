@@ -36,7 +36,7 @@ class MlxEngine(TokenEngine[MlxOptions]):
 
     name: ClassVar[str] = "mlx"
     title: ClassVar[str] = "language models on Apple silicon, with mlx-lm; continuous batching"
-    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS, Format.MLX})
     install: ClassVar[str] = 'pip install "xinfer[mlx]"'
     requirements: ClassVar[tuple[Requirements, ...]] = (
         Requirements(

@@ -3,7 +3,7 @@
 import abc
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -21,7 +21,7 @@ from xinfer.engines.token_engine.tokenizer import Tokenizer
 from xinfer.errors import NotReady
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.ops import Op
-from xinfer.spec import Format, ModelSpec
+from xinfer.spec import Adapter, Format, ModelSpec
 
 HONOURED = frozenset(
     {
@@ -67,6 +67,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     template: ChatTemplate | None
     limits: Limits
+    read_adapter: Callable[[Adapter], object] | None = None
+    """Makes a LoRA adapter ready for the runner, as ``Sequence.adapter``; None: it takes none. Works in any thread."""
     control_tokens: frozenset[str] = frozenset()
     """Marks that steer the model when a template writes them, and are mere text in what clients write."""
 
@@ -142,6 +144,7 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
             job = self._jobs.make(call, int(time.time()))
         else:
             job = await asyncio.to_thread(self._jobs.make, call, int(time.time()))
+        job.adapter = self.adapter_of(call.model)
         if job.grammar is not None:
             known = self._grammars.cached(job.grammar)
             job.constraints = known or await asyncio.to_thread(self._grammars.compile, job.grammar)
@@ -158,6 +161,10 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
                 yield body
         finally:
             steps.cancel(request.unfinished())
+
+    def adapter_of(self, model: str) -> object:  # noqa: ARG002  for engines that have some
+        """What changes the model for calls that ask for ``model``; None: nothing."""
+        return None
 
     def load_report(self) -> Load:
         """How many requests run and wait, and how full the cache is."""

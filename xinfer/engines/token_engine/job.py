@@ -43,6 +43,8 @@ class Job(msgspec.Struct, kw_only=True):
     """What the answers may be, where that is not left to the model."""
     constraints: Constraints | None = None
     """That grammar, compiled: to be set before the job is run."""
+    adapter: object = None
+    """What changes the model for this job; see ``Sequence``."""
     prompt_candidates: list[list[Candidates | None]] = []
     """For each choice, filled while it runs; only where the prompt's log probabilities are asked for."""
 

@@ -102,6 +102,8 @@ class StepLoop:
         reason = "the engine was closed"
         try:
             while self._take_messages(running):
+                if not self._runner.has_work():
+                    continue  # all that came was that somebody wants no more
                 progress = self._runner.step()
                 if progress:
                     running.difference_update([item.sequence for item in progress if item.ending is not None])

@@ -27,6 +27,7 @@ class RunningRequest:
                         self,
                         choice=choice,
                         group=group,
+                        adapter=job.adapter,
                         constraint=job.constraints.start() if job.constraints else None,
                         prompt_candidates=scores,
                     )

@@ -64,12 +64,14 @@ class Sequence:
         receiver: who waits for the tokens.
         choice: the index of the answer in its request.
         group: sequences with the same group have the same prompt, and may share the work on it.
+        adapter: weights that the runner knows and that change the model for this sequence; ``None``: nothing does.
         constraint: what it may write, where that is not left to the model. A runner masks by it before it chooses.
         prompt_candidates: where to put the candidates at each prompt token, before the first new token is reported;
             ``None``: nobody asked for them.
     """
 
     __slots__ = (
+        "adapter",
         "cached",
         "choice",
         "constraint",
@@ -92,6 +94,7 @@ class Sequence:
         *,
         choice: int = 0,
         group: object = None,
+        adapter: Any = None,
         constraint: Constraint | None = None,
         prompt_candidates: list[Candidates | None] | None = None,
     ) -> None:
@@ -100,6 +103,7 @@ class Sequence:
         self.receiver = receiver
         self.choice = choice
         self.group = group
+        self.adapter = adapter
         self.constraint = constraint
         self.refusal: InvalidRequest | None = None
         """Why it cannot go on."""

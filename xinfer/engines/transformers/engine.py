@@ -10,6 +10,7 @@ from msgspec import Meta
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, EngineMemory, Match, Progress
 from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.transformers.changes import ChangesOfTransformers
 from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
 from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
@@ -40,7 +41,7 @@ class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """native: our decoder (Llama, Mistral, Qwen2, Qwen3); library: the library's classes; auto: native where it can."""
 
 
-class TransformersEngine(TokenEngine[TransformersOptions]):
+class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]):
     """See the package."""
 
     name: ClassVar[str] = "transformers"
@@ -80,6 +81,8 @@ class TransformersEngine(TokenEngine[TransformersOptions]):
             return Match(False, f"transformers serves language models here, and this is a model for {spec.kind}")
         if spec.format not in cls.formats:
             return Match(False, f"transformers reads safetensors, and this model is in the format {spec.format}")
+        if spec.quantization != "none":
+            return Match(False, f"its weights are quantized ({spec.quantization}), which this engine does not read")
         reason = unfit(_read_config(Path(spec.source)))
         return Match(not reason, reason)
 
@@ -91,7 +94,9 @@ class TransformersEngine(TokenEngine[TransformersOptions]):
         with without_packages(() if options.trust_remote_code else UNUSED_PACKAGES):
             from xinfer.engines.transformers.loading import load_model  # noqa: PLC0415 - imports torch
 
-            return load_model(spec, options, grant, progress)
+            model = load_model(spec, options, grant, progress)
+        self.read_adapter = model.read_adapter
+        return model
 
 
 def unfit(config: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
 from xinfer.engines.transformers.checks import check_cache, native_fault
 from xinfer.engines.transformers.engine import TransformersOptions, unfit
+from xinfer.engines.transformers.lora import AdapterWeights, read_adapter
 from xinfer.engines.transformers.model import SlotModel
 from xinfer.engines.transformers.native import NativeDecoder, unsuited
 from xinfer.engines.transformers.runner import BatchRunner
@@ -23,7 +24,7 @@ from xinfer.engines.transformers.tokenizer import FastTokenizer
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
 from xinfer.generation.marks import shown_marks
-from xinfer.spec import ModelSpec
+from xinfer.spec import Adapter, ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
     progress("warming up", 1.0)
     return LoadedModel(
         runner=BatchRunner(slots, limits, options.prefill_chunk),
+        read_adapter=lambda adapter: _adapter_for(slots, adapter),
         tokenizer=tokenizer,
         template=template,
         limits=Limits(
@@ -145,6 +147,14 @@ def run_natively(slots: SlotModel, *, insist: bool) -> None:
     if insist:
         raise LoadFailed(f"{type(slots.model).__name__} cannot run natively: {reason}; use implementation=auto")
     logger.info("running %s with the library's own classes: %s", type(slots.model).__name__, reason)
+
+
+def _adapter_for(slots: SlotModel, adapter: Adapter) -> AdapterWeights:
+    if slots.native is None:
+        raise LoadFailed(
+            f"{type(slots.model).__name__} runs with the library's own classes here, which take no adapters; vLLM may"
+        )
+    return read_adapter(adapter, slots.model)
 
 
 # --- limits and defaults ---

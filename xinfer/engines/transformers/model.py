@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from xinfer.engines.transformers.cache import SlotCache
+from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.native import NativeDecoder
 
 _BLOCK = 1024
@@ -46,6 +47,7 @@ class SlotModel:
         *,
         plain: bool,
         keep: int | torch.Tensor,
+        adapters: AdapterBatch | None = None,
     ) -> torch.Tensor:
         """Read tokens into the cache, and return logits, [rows, kept tokens, vocabulary].
 
@@ -56,11 +58,12 @@ class SlotModel:
             length: how many positions are looked at.
             plain: a new token sees all positions before it in this view, so no mask is needed.
             keep: which new tokens to give logits for: the last so many (0: all), or their indices.
+            adapters: of these rows; only a native model has any.
         """
         self.cache.focus(rows, positions, length)
         masks = self._masks(positions, length, plain=plain)
         if self.native is not None:
-            return self.native.run(tokens, positions, masks, self.cache, keep)
+            return self.native.run(tokens, positions, masks, self.cache, keep, adapters=adapters)
         output = self.model(
             input_ids=tokens,
             attention_mask=masks,

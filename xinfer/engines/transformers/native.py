@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from xinfer.engines.transformers.attention import grouped_attention
 from xinfer.engines.transformers.cache import SlotCache
+from xinfer.engines.transformers.lora import AdapterBatch
 
 _FAMILIES = {f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3")}
 _ROTATIONS = 256
@@ -118,7 +119,14 @@ class NativeDecoder:
         )
 
     def run(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: SlotCache, keep: int | Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: SlotCache,
+        keep: int | Tensor,
+        *,
+        adapters: AdapterBatch | None = None,
     ) -> Tensor:
         """Read tokens into the part of the cache that is focused, and return logits, [rows, kept tokens, vocabulary].
 
@@ -129,25 +137,44 @@ class NativeDecoder:
                 sees what is before it.
             cache: keys and values.
             keep: which new tokens to give logits for: the last so many (0: all), or their indices.
+            adapters: which rows have which; ``None``: none has.
         """
         rows, count = tokens.shape
         x = functional.embedding(tokens.flatten(), self._embeddings)
         cosines, sines = self._rotations_at(positions, cache.focused_length)
         for index, layer in enumerate(self._layers):
-            queries, keys, values = self._project(layer, x, cosines, sines)
+            normed = self._normalized(x, layer.attention_norm)
+            projected = layer.queries_keys_values(normed)
+            if adapters is not None:
+                adapters.add((index, "queries_keys_values"), normed, projected)
+            queries, keys, values = self._split(layer, projected, cosines, sines)
             keys, values = cache.layers[index].update(keys, values)
-            seen = grouped_attention(queries, keys, values, mask)
-            x = layer.attention_out.added_to(x, seen.reshape(rows * count, -1))
-            gate, up = layer.gate_up(self._normalized(x, layer.mlp_norm)).chunk(2, -1)
-            x = layer.down.added_to(x, functional.silu(gate).mul_(up))
+            seen = grouped_attention(queries, keys, values, mask).reshape(rows * count, -1)
+            x = layer.attention_out.added_to(x, seen)
+            if adapters is not None:
+                adapters.add((index, "attention_out"), seen, x)
+            x = self._fed_forward(index, x, adapters)
         x = x.view(rows, count, -1)
         kept = x[:, -keep:] if isinstance(keep, int) else x[:, keep]
         return self._head(self._normalized(kept, self._norm))
 
-    def _project(self, layer: _Layer, x: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _fed_forward(self, index: int, x: Tensor, adapters: AdapterBatch | None) -> Tensor:
+        """``x`` plus what the second half of a layer makes of it."""
+        layer = self._layers[index]
+        normed = self._normalized(x, layer.mlp_norm)
+        both = layer.gate_up(normed)
+        if adapters is not None:
+            adapters.add((index, "gate_up"), normed, both)
+        gate, up = both.chunk(2, -1)
+        inner = functional.silu(gate).mul_(up)
+        x = layer.down.added_to(x, inner)
+        if adapters is not None:
+            adapters.add((index, "down"), inner, x)
+        return x
+
+    def _split(self, layer: _Layer, projected: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [rows, heads, new tokens, size], the first two rotated to their positions."""
         turned = self._heads + self._key_heads
-        projected = layer.queries_keys_values(self._normalized(x, layer.attention_norm))
         projected = projected.view(*cosines.shape[:2], turned + self._key_heads, self._head_size)
         heads = projected[:, :, :turned]
         if layer.head_norm is not None:

@@ -10,6 +10,7 @@ import torch
 
 from xinfer.engines.base import Load
 from xinfer.engines.token_engine import Candidates, Progress, Sequence
+from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.model import SlotModel
 from xinfer.engines.transformers.rows import Row, next_window
 from xinfer.engines.transformers.sampling import BatchSampler, candidates_at
@@ -35,6 +36,8 @@ class BatchRunner:
         """The first so many rows are being continued."""
         self._positions: torch.Tensor | None = None
         """Where the next token of each decoding row goes; ``None`` after the rows have changed."""
+        self._adapters: AdapterBatch | None = None
+        """Of the decoding rows; changes with ``_positions``."""
         self._sampler: BatchSampler | None = None
         self._load = Load()
 
@@ -150,6 +153,7 @@ class BatchRunner:
             filled + size,
             plain=filled == 0 or size == 1,
             keep=0 if scored else torch.tensor(lasts, device=device),
+            adapters=self._adapters_of(rows),
         )
         if scored:
             _score_prompt(rows[0], filled, logits[0])
@@ -177,6 +181,7 @@ class BatchRunner:
         device = self._model.device
         if self._positions is None:
             self._positions = torch.tensor([[row.filled] for row in rows], device=device)
+            self._adapters = self._adapters_of(rows)
         tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         logits = self._model.run(
             slice(0, len(rows)),
@@ -185,6 +190,7 @@ class BatchRunner:
             longest,
             plain=all(row.filled + 1 == longest for row in rows),
             keep=1,
+            adapters=self._adapters,
         )
         for row in rows:
             row.filled += 1
@@ -193,6 +199,9 @@ class BatchRunner:
             sequences = [row.sequence for row in rows]
             self._sampler = BatchSampler(sequences, self._model.vocabulary_size, device)
         self._advance(0, *self._sampler.sample(logits[:, -1]), progress)
+
+    def _adapters_of(self, rows: list[Row]) -> AdapterBatch | None:
+        return AdapterBatch.of([row.sequence.adapter for row in rows], self._model.device)
 
     def _suspend_last(self) -> None:
         """The youngest gives its row back; what it has so far will be read again."""

@@ -81,16 +81,13 @@ class Serving:
         self._sleep_level = level
 
     async def wake(self) -> None:
-        """Have both in memory again; after level 2, the weights from disk and the adapters anew."""
+        """Have both in memory again; after level 2, the weights from disk."""
         if self._sleep_level == 1:
             await self._llm.wake_up()
         else:
             await self._llm.wake_up(tags=["weights"])
             await self._llm.collective_rpc("reload_weights")
             await self._llm.wake_up(tags=["kv_cache"])
-            for request in self._models.lora_requests.values():
-                await self._llm.remove_lora(request.lora_int_id)
-                await self._llm.add_lora(request)
         self._sleep_level = 0
 
     def load_report(self) -> Load:

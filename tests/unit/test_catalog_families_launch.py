@@ -1,0 +1,108 @@
+"""Launching what is in the catalog while its weights are nowhere on this machine: what a user is told."""
+
+import socket
+
+import pytest
+
+from xinfer import plugins
+from xinfer.catalog import builtin
+from xinfer.devices import Device
+from xinfer.errors import InvalidRequest
+from xinfer.protocol import EngineOffer, LaunchRequest, WorkerHello
+from xinfer.supervisor.peaks import Peaks, memory_of_engines
+from xinfer.supervisor.registry import Registry
+
+WORKER = WorkerHello(
+    worker_id="w",
+    incarnation="1",
+    name="w",
+    address="w:7000",
+    host_id="w",
+    version="0",
+    devices=(Device(device_id="cpu0", kind="cpu", memory_mib=64_000, cores=4),),
+    engines={name: EngineOffer(ok=True) for name in plugins.engines()},
+)
+REGISTRY = Registry(builtin(), plugins.engines())
+ESTIMATING = Registry(builtin(), plugins.engines(), Peaks((), memory_of_engines(plugins.engines())).estimates)
+
+
+def refusal(model_name, **words):
+    with pytest.raises(InvalidRequest) as refused:
+        REGISTRY.resolve(LaunchRequest(model_name=model_name, **words), [WORKER], now=1.0)
+    return refused.value
+
+
+def test_weights_that_are_on_hubs_only_are_named_with_what_to_do():
+    error = refusal("qwen3", model_size_in_billions="0.6b", model_format="gguf", quantization="Q4_K_M")
+    assert "the weights of qwen3 (0.6B, gguf, Q4_K_M) are not on this machine" in error.message
+    assert "https://huggingface.co/unsloth/Qwen3-0.6B-GGUF or https://modelscope.cn/models/unsloth" in error.message
+    assert "Qwen3-0.6B-Q4_K_M.gguf" in error.message
+    assert "--model-path" in error.message
+    assert error.param == "model_path"
+
+
+def test_an_estimate_needs_no_weights():
+    error = refusal("qwen3", model_size_in_billions="30b-a3b", model_format="awq")
+    assert "no such model_format" in error.message
+    request = LaunchRequest(model_name="qwen3", model_size_in_billions=14, model_format="awq")
+    found = REGISTRY.meant(request, [WORKER], now=1.0)
+    assert (found.spec.quantization, found.spec.source) == ("awq-int4", "hf:Qwen/Qwen3-14B-AWQ")
+    assert found.engine in {"vllm", "sglang", "mlx"}, "engines that may read quantized weights"
+    assert found.spec.shape.layers == 40
+
+
+@pytest.mark.parametrize("name", [name for name in builtin().names() if builtin().find(name)[0].ops])
+def test_every_model_of_a_served_kind_has_an_engine_and_an_estimate_without_the_network(name, monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)
+    found = ESTIMATING.meant(LaunchRequest(model_name=name), [WORKER], now=1.0)
+    assert found.spec.name == name
+    assert all(one.needed_mib > 0 for one in found.estimates)
+    assert {one.device_kind for one in found.estimates} == {"cpu", "accelerator"}
+
+
+def test_the_name_alone_means_the_default_size():
+    assert "qwen3 (8B, gguf, Q4_K_M)" in refusal("QWEN3").message, "what the best engine of a CPU would run"
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B", "ms:Qwen/Qwen3-0.6B"])
+def test_a_repository_of_the_catalog_is_its_model(name):
+    assert "qwen3 (0.6B, safetensors)" in refusal(name).message
+
+
+def test_any_other_repository_is_not_here_either():
+    assert "weights of me/mine are not on this machine" in refusal("hf:me/mine").message
+    assert "weights of me/mine are not on this machine" in refusal("mine", model_path="ms:me/mine").message
+    assert "should be like hf:OWNER/NAME" in refusal("hf:mine").message
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("whisper-large-v3", "speech-recognition"), ("kokoro", "speech-synthesis"), ("sdxl", "image")],
+)
+def test_a_kind_that_nothing_serves_is_said_first(name, kind):
+    error = refusal(name)
+    assert f"is a model for {kind}, which no engine here serves" in error.message
+    assert "LLM, embedding, rerank" in error.message
+    assert error.param == "model_type"
+
+
+def test_an_engine_without_files_serves_no_such_kind_either():
+    assert "no engine here serves" in refusal("tts-1", model_engine="remote", model_type="audio").message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gemma", "did you mean embeddinggemma or gemma-2-it or gemma-3-it"),
+        ("bge-large", "did you mean bge-large-en-v1.5 or bge-large-zh-v1.5"),
+        ("qwen33", "did you mean qwen3"),
+        ("zzz", "xinfer models catalog"),
+    ],
+)
+def test_a_name_that_is_none_leads_to_one(name, hint):
+    assert hint in refusal(name).message
+
+
+def test_what_is_in_the_package_is_launched_as_ever():
+    found = REGISTRY.resolve(LaunchRequest(model_name="demo-chat"), [WORKER], now=1.0)
+    assert found.spec.source.startswith("builtin:demo-chat")
