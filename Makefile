@@ -13,7 +13,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 ENGINES := $(VENV)/.installed-engines
 DEV := $(VENV)/.installed-dev
 
-.PHONY: help serve test check format bench demo-models clean
+.PHONY: help serve test test-engines check format bench demo-models clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -24,6 +24,20 @@ serve: $(ENGINES) ## serve the demo models on http://$(HOST):$(PORT)
 
 test: $(ENGINES) $(DEV) ## run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Each engine in an environment of its own, with what its tests need beside it. llama.cpp is compiled: some minutes.
+ENVIRONMENTS := $(abspath $(VENV))/engines/environments
+TESTED_ENGINES ?= vllm llama.cpp sglang mlx
+TEST_PACKAGES := $(addprefix --package ,pytest hypothesis openai gguf safetensors transformers torch==2.13.0)
+
+test-engines: $(ENGINES) $(DEV) ## build the environments of all engines and run their tests
+	for engine in $(TESTED_ENGINES); do \
+		XINFER_HOME=$(dir $(ENVIRONMENTS)) $(BIN)/xinfer engine install $$engine $(TEST_PACKAGES) || exit 1; done
+	XINFER_TEST_ENGINES="$(TESTED_ENGINES)" XINFER_TEST_ENVIRONMENTS=$(ENVIRONMENTS) \
+		$(BIN)/python -m pytest tests/e2e/test_engine_contract.py tests/e2e/test_vllm_slices.py $(PYTEST_ARGS)
+	for engine in $(TESTED_ENGINES); do \
+		python=$$(ls -td $(ENVIRONMENTS)/$$engine-*/venv/bin/python | head -1); \
+		PYTHONPATH=. $$python -m pytest tests/engines/test_$$(echo $$engine | tr . _)_*.py $(PYTEST_ARGS) || exit 1; done
 
 check: $(DEV) ## lint, format, types, layers, shape of the code
 	$(BIN)/ruff check .

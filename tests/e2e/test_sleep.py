@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 
+from fakes.lora import write_lora
+
 QUESTION = "one two three"
 
 
-def ask(site, question=QUESTION):
-    body = {"model": "base", "messages": [{"role": "user", "content": question}]}
+def ask(site, question=QUESTION, model="base"):
+    body = {"model": model, "messages": [{"role": "user", "content": question}]}
     return site.call("POST", "/v1/chat/completions", json=body)
 
 
@@ -52,6 +54,19 @@ def test_where_requests_do_not_wake_it_they_are_told_who_can(site):
     assert levels(site) == [2]
     assert site.run("wake", "base").returncode == 0
     assert ask(site).is_success
+
+
+def test_a_request_for_an_adapter_wakes_its_model_and_those_added_meanwhile_are_there(site, tmp_path):
+    lora = str(write_lora(tmp_path / "lora", seed=1))
+    site.local()
+    site.launch("echo", model_uid="base", lora_modules={"sql": lora})
+    sleep(site)
+    site.call("POST", "/v1/models/base/adapters", json={"name": "poet", "path": lora}).raise_for_status()
+    for name in ("poet", "sql"):
+        assert ask(site, model=name).json()["choices"][0]["message"]["content"] == f"{name}: {QUESTION}"
+    assert "asleep" not in site.run("status").stdout
+    sleep(site, level=2)
+    assert "asleep (level 2)" in site.run("status").stdout
 
 
 def test_what_has_begun_is_finished_before_it_sleeps(site, wait):

@@ -132,13 +132,19 @@ def test_a_sequence_keeps_an_adapter_that_is_unloaded_meanwhile(tiny, loras):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"config": {"use_dora": True}}, "use_dora"),
+        ({"config": {"init_lora_weights": "pissa_niter_16"}}, "pissa"),
         ({"modules": {"mlp.up_proj": (32, 128)}}, "not for this model"),
         ({"layers": (7,)}, "layers.7"),
         ({"modules": {"self_attn.rotary": (64, 64)}}, "self_attn.rotary"),
     ],
 )
 def test_what_the_model_cannot_have_is_refused(tiny, tmp_path, change, reason):
-    folder = write_lora(tmp_path / "bad", **{"seed": 1, "layers": (0,), "modules": MODULES, **change})
+    config = change.get("config", {})
+    weights = {name: value for name, value in change.items() if name != "config"}
+    folder = write_lora(tmp_path / "bad", **{"seed": 1, "layers": (0,), "modules": MODULES, **weights})
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
 
     async def main():
         engine = await loaded(tiny)

@@ -191,6 +191,8 @@ def test_a_worker_tells_a_running_process_what_changed_and_only_that():
     assert worker.see("i1", with_b, Standing(adapters=(B,))) == []
     assert worker.core.statuses()[0].standing == Standing(adapters=(B,))
     assert worker.want(item(adapters=(A,))) == [Instruct("i1", with_a)]
+    worker.see("i1", with_a, Standing(failures=(failed(A),)))
+    assert worker.core.statuses()[0].warning == "adapter 'a': broken"
 
 
 def test_what_changed_while_it_started_is_told_once_it_answers():

@@ -95,7 +95,7 @@ def models_table(models: tuple[ModelStatus, ...]) -> Table:
         for replica in model.replicas:
             style = STATE_STYLES.get(replica.state, "yellow")
             reason = replica.reason.strip().partition("\n")[0]
-            detail = reason or replica.warning or (replica.stage if replica.state != "READY" else "")
+            detail = reason or replica.warning or (replica.stage if replica.stage != "ready" else "")
             table.add_row(
                 *head,
                 escape(replica.replica_id),

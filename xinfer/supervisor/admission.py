@@ -48,7 +48,9 @@ def find(cluster: Cluster, model_uid: str) -> ModelRecord:
     """
     model = cluster.models.get(model_uid)
     if model is None:
-        raise UnknownModel(f"no model {model_uid!r} is launched", param="model_uid")
+        base = next((uid for uid, one in cluster.models.items() if one.has_adapter(model_uid)), "")
+        hint = f"; it is an adapter of {base!r} (xinfer adapter remove {base} {model_uid})" if base else ""
+        raise UnknownModel(f"no model {model_uid!r} is launched{hint}", param="model_uid")
     return model
 
 

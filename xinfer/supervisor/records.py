@@ -72,6 +72,10 @@ class ModelRecord:
         """Whether every replica was given up."""
         return self.missing == 0 and all(r.state is ReplicaState.FAILED for r in self.replicas.values())
 
+    def has_adapter(self, name: str) -> bool:
+        """Whether one of its adapters has this name."""
+        return any(adapter.name == name for adapter in self.deployment.adapters)
+
     def free_ids(self, count: int) -> list[str]:
         """Replica ids with the lowest free slots, for the replicas without a place."""
         free: list[str] = []

@@ -58,14 +58,14 @@ def _serving(model: ModelRecord, replicas: Sequence[ReplicaStatus]) -> list[tupl
 def _adapter_route(
     adapter: Adapter, base: ModelRoute, model: ModelRecord, replicas: Sequence[ReplicaStatus]
 ) -> ModelRoute:
-    """An adapter is where it was loaded; of a model that serves, it may still be on its way."""
+    """An adapter is where it was loaded. Of a model that serves it may still be on its way, which is worth a wait."""
     endpoints = tuple(endpoint for status, endpoint in _serving(model, replicas) if adapter in status.standing.adapters)
     availability, message = base.availability, base.message
     if availability is Availability.READY and not endpoints:
         failures = [
             failure.reason for status in replicas for failure in status.standing.failures if failure.adapter == adapter
         ]
-        availability = Availability.FAILED if failures else Availability.LOADING
+        availability = Availability.FAILED if failures else Availability.RECOVERING
         message = failures[0].partition("\n")[0] if failures else f"the adapter {adapter.name!r} is being loaded"
     card = {**base.card, "model_name": adapter.name, "parent": base.model_uid, "root": adapter.path}
     return msgspec.structs.replace(

@@ -74,6 +74,7 @@ class ForRunningModels:
             LoadFailed: a replica cannot load that ``adapter`` (empty: none is meant), or does not fall asleep.
         """
         shell = self._shell
+        await shell.settled()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:

@@ -154,7 +154,7 @@ def _owner(cluster: Cluster, name: str, without: str = "") -> str:
             continue
         if uid == name:
             return "a model"
-        if any(adapter.name == name for adapter in model.deployment.adapters):
+        if model.has_adapter(name):
             return f"an adapter of {uid!r}"
     return ""
 

@@ -142,9 +142,16 @@ def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
         endpoint=view.endpoint if view and ready else None,
         slices=assignment.slices,
         served=bool(view and view.served),
-        warning=replica.warning,
+        warning=replica.warning or (_unheeded(view.standing) if view else ""),
         standing=view.standing if view else Standing(),
     )
+
+
+def _unheeded(standing: Standing) -> str:
+    """What of its order a replica could not do."""
+    failures = [f"adapter {failure.adapter.name!r}: {failure.reason}" for failure in standing.failures]
+    complaints = [f"it does not fall asleep: {standing.complaint}"] if standing.complaint else []
+    return "; ".join([*failures, *complaints])
 
 
 def _waiting_stage(replica: Replica) -> str:

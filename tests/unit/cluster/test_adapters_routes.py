@@ -32,7 +32,7 @@ def change(world, **fields):
 
 def test_an_adapter_is_routed_to_where_it_is_loaded(world, deployment):
     worker = serve(world, deployment, adapters=(A,))
-    assert world.route("a").availability is Availability.LOADING
+    assert world.route("a").availability is Availability.RECOVERING
     become(worker, Standing(), Standing(adapters=(A,)))
     route = world.route("a")
     assert (route.availability, route.parent) == (Availability.READY, "m")
@@ -97,6 +97,8 @@ def test_what_may_not_be_asked(world, deployment):
         standing.without_adapter(cluster, "m", "b")
     with pytest.raises(UnknownModel):
         standing.with_adapter(cluster, "nobody", B)
+    with pytest.raises(UnknownModel, match="xinfer adapter remove m a"):
+        standing.awake(cluster, "a")
     with pytest.raises(InvalidRequest, match="1 and 2"):
         standing.asleep(cluster, "m", 3)
     change(world, engine="sentence_transformers")

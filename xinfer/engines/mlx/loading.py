@@ -57,6 +57,7 @@ def load_model(spec: ModelSpec, options: MlxOptions, grant: Grant, progress: Pro
     return LoadedModel(
         runner=BatchRunner(model, limits, options.prefill_chunk),
         tokenizer=tokenizer,
+        control_tokens=tokenizer.control_tokens,
         template=template,
         limits=Limits(
             context_length=min(context, limits.positions),

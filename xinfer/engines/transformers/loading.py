@@ -72,6 +72,7 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
         runner=BatchRunner(slots, limits, options.prefill_chunk),
         read_adapter=lambda adapter: _adapter_for(slots, adapter),
         tokenizer=tokenizer,
+        control_tokens=tokenizer.control_tokens,
         template=template,
         limits=Limits(
             context_length=limits.max_length,

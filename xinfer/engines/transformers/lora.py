@@ -28,6 +28,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 _TENSOR = re.compile(r".*?layers\.(\d+)\.(.+)\.lora_([AB])\.(?:default\.)?weight")
 _UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices")
 
+_OF_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin a training that change the model's own weights, which are not in the adapter."""
+
 Place = tuple[int, str]
 """A layer, and a key of ``PARTS``."""
 
@@ -57,6 +60,9 @@ def read_adapter(adapter: Adapter, model: Any) -> AdapterWeights:
     for feature in _UNSUPPORTED:
         if config.get(feature):
             raise LoadFailed(f"adapter {adapter.name!r} uses {feature}, which this engine does not support")
+    begun = str(config.get("init_lora_weights", "")).lower()
+    if begun.startswith(_OF_OTHER_WEIGHTS):
+        raise LoadFailed(f"adapter {adapter.name!r} began as {begun}, which changed the model too; convert it to LoRA")
     found: dict[tuple[int, str], dict[str, Tensor]] = {}
     for name, tensor in load_file(folder / "adapter_model.safetensors").items():
         match = _TENSOR.fullmatch(name)

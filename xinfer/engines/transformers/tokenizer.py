@@ -47,6 +47,8 @@ class FastTokenizer:
         content = json.loads(text)
         self._pieces = byte_pieces(content, vocabulary_size, visible=marks)
         special = {token["content"]: token["id"] for token in content.get("added_tokens", ()) if token["special"]}
+        self.control_tokens = frozenset(special) - frozenset(marks)
+        """Tokens that steer the model, as they are written."""
         self._hidden = frozenset(index for token, index in special.items() if token not in marks)
         self._marks = {index: token for token, index in special.items() if token in marks}
 
