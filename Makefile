@@ -34,7 +34,8 @@ test-engines: $(ENGINES) $(DEV) ## build the environments of all engines and run
 	for engine in $(TESTED_ENGINES); do \
 		XINFER_HOME=$(dir $(ENVIRONMENTS)) $(BIN)/xinfer engine install $$engine $(TEST_PACKAGES) || exit 1; done
 	XINFER_TEST_ENGINES="$(TESTED_ENGINES)" XINFER_TEST_ENVIRONMENTS=$(ENVIRONMENTS) \
-		$(BIN)/python -m pytest tests/e2e/test_engine_contract.py tests/e2e/test_vllm_slices.py $(PYTEST_ARGS)
+		$(BIN)/python -m pytest tests/e2e/test_engine_contract.py tests/e2e/test_vllm_slices.py \
+		tests/e2e/test_vllm_adapters.py $(PYTEST_ARGS)
 	for engine in $(TESTED_ENGINES); do \
 		python=$$(ls -td $(ENVIRONMENTS)/$$engine-*/venv/bin/python | head -1); \
 		PYTHONPATH=. $$python -m pytest tests/engines/test_$$(echo $$engine | tr . _)_*.py $(PYTEST_ARGS) || exit 1; done

@@ -6,6 +6,7 @@ XinferError                      500 internal_error
 │   ├── ContextOverflow          400 context_length_exceeded
 │   └── InvalidSliceRequest      422 invalid_slice_request   a device slice that no device could ever be asked for
 ├── Unauthorized                 401 invalid_api_key
+├── PathNotAllowed               403 path_not_allowed        not under a folder that models may be read from
 ├── UnknownModel                 404 model_not_found
 ├── NotFound                     404 not_found
 ├── MethodNotAllowed             405 method_not_allowed
@@ -112,6 +113,14 @@ class Unauthorized(XinferError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class PathNotAllowed(XinferError):
+    """A path outside of the folders that models may be read from; does not say whether there is anything."""
+
+    status = 403
+    type = "permission_error"
+    code = "path_not_allowed"
 
 
 class NotFound(XinferError):

@@ -26,6 +26,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the command line finds the server."""
     api_key: str = ""
     """What the command line sends as its bearer key; empty: none."""
+    model_roots: str = ""
+    """The folders that models may be read from by their path, separated by colons; empty: the user's home, the home of
+    xinfer, and the directory that the server was started in."""
     database_url: str = ""
     """Any SQLAlchemy async URL; empty: SQLite under ``home``."""
     token_file: Path
@@ -90,11 +93,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 values[field.name] = msgspec.convert(raw, field.type, strict=False)
             except msgspec.ValidationError as error:
                 raise ValueError(f"XINFER_{field.name.upper()}={raw!r}: {error}") from None
-        return cls(**values)  # type: ignore[arg-type]
+        settings = cls(**values)  # type: ignore[arg-type]
+        # Said in so many words, because the processes that inherit it may run in another directory.
+        return msgspec.structs.replace(settings, model_roots=os.pathsep.join(map(str, settings.root_folders)))
 
     def environment(self) -> dict[str, str]:
         """The variables from which ``from_env`` reads the same settings, for child processes."""
         return {f"XINFER_{name.upper()}": str(value) for name, value in msgspec.structs.asdict(self).items()}
+
+    @property
+    def root_folders(self) -> tuple[Path, ...]:
+        """The folders of ``model_roots``. The whole disk is one only where that says so."""
+        if self.model_roots:
+            return tuple(Path(folder).expanduser() for folder in self.model_roots.split(os.pathsep) if folder)
+        usual = (Path.home(), self.home, Path.cwd())
+        return tuple(folder for folder in dict.fromkeys(usual) if folder != Path(folder.anchor))
 
     @property
     def store_url(self) -> str:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib.util
 import os
+import shutil
 import signal
 
 import pytest
@@ -43,8 +44,8 @@ def server(tmp_path_factory, open_site, loras):
         yield site
 
 
-def said(site, model):
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "temperature": 0, "max_tokens": 24}
+def said(site, model, question="Hello!"):
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24}
     answer = site.call("POST", "/v1/chat/completions", json=body)
     assert answer.is_success, answer.text
     assert answer.json()["model"] == model
@@ -79,6 +80,19 @@ def test_each_adapter_answers_for_itself_and_they_come_and_go(server, loras, wai
     os.kill(pids["base-0"], signal.SIGKILL)
     wait(lambda: server.ready_pids("base").get("base-0", pids["base-0"]) != pids["base-0"], "it is back", 180)
     assert {name: said(server, name) for name in ("base", "odd", "none")} == {"base": plain, "odd": odd, "none": queer}
+
+
+def test_an_adapter_with_new_weights_at_the_same_path_is_another_one(server, loras, tmp_path):
+    question = "one two three " * 100  # several blocks of the cache of prefixes
+    folder = tmp_path / "changing"
+    answers = []
+    for weights in ("none", "queer", "none"):
+        shutil.copytree(loras[weights], folder, dirs_exist_ok=True)
+        add(server, "changing", str(folder)).raise_for_status()
+        answers.append(said(server, "changing", question))
+        server.call("DELETE", "/v1/models/base/adapters/changing").raise_for_status()
+    assert answers[0] == answers[2] == said(server, "base", question)
+    assert answers[1] != answers[0]
 
 
 def test_another_engine_says_the_same(server, loras):

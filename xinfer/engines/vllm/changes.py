@@ -41,7 +41,7 @@ class ChangesOfVllm:
         await self._serving.load_adapter(adapter)
 
     async def unload_adapter(self, adapter: Adapter) -> None:
-        """Have it served no more, and its memory free for another."""
+        """Have it served no more."""
         assert self._serving is not None
         await self._serving.unload_adapter(adapter.name)
 

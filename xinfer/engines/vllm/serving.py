@@ -37,6 +37,8 @@ class Serving:
         self._meter = meter
         self._models = models
         self._sleep_level = 0
+        self._cached_for: set[tuple[str, str]] = set()
+        """Names and paths of the adapters that were loaded since the start."""
 
     @classmethod
     async def start(cls, spec: ModelSpec, template: str, options: Mapping[str, Any], grant: Grant) -> Self:
@@ -68,12 +70,14 @@ class Serving:
         answer = await self._models.load_lora_adapter(request)
         if isinstance(answer, ErrorResponse):
             raise LoadFailed(answer.error.message)
+        key = (adapter.name, adapter.path)
+        if key in self._cached_for:  # vLLM's cache knows it by these two, and its files may be others than before
+            await self._llm.reset_prefix_cache(reset_running_requests=True)
+        self._cached_for.add(key)
 
     async def unload_adapter(self, name: str) -> None:
-        """Serve it no more. Its place in the engine is free then, also for another one of the same name."""
-        number = self._models.lora_requests[name].lora_int_id
+        """Serve it no more. The engine drops it when it needs its place: requests that have begun still use it."""
         await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
-        await self._llm.remove_lora(number)
 
     async def sleep(self, level: int) -> None:
         """Free the memory of weights and cache. What still runs is aborted: its time is over."""
