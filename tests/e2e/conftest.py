@@ -82,6 +82,7 @@ class Site:
             **inherited,
             "XINFER_HOME": str(root / "home"),
             "XINFER_TOKEN_FILE": str(root / "token"),
+            "XINFER_MODEL_ROOTS": "/",  # wherever pytest has its folders
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
             **_variables(settings),
@@ -145,8 +146,12 @@ class Site:
         """Everything that runs in a home of this site, whoever started it."""
         return [process for process in psutil.process_iter() if str(self.root) in _home_of(process)]
 
+    def commands(self) -> list[list[str]]:
+        """The command lines of all of that."""
+        return [command_of(process) for process in self.processes()]
+
     def gateways(self) -> list[psutil.Process]:
-        return [process for process in self.processes() if "xinfer.api" in process.cmdline()]
+        return [process for process in self.processes() if "xinfer.api" in command_of(process)]
 
     def close(self) -> list[str]:
         """End everything; the command lines of what was still there after every command had ended."""
@@ -155,7 +160,7 @@ class Site:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.stop()
         left = self.processes()
-        names = [" ".join(process.cmdline()) for process in left]
+        names = [" ".join(command_of(process)) for process in left]
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -226,6 +231,14 @@ class Site:
 
 def _variables(settings: Mapping[str, object]) -> dict[str, str]:
     return {f"XINFER_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty once it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _home_of(process: psutil.Process) -> str:

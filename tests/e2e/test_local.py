@@ -95,7 +95,7 @@ def test_ended_while_a_model_loads_it_waits_for_nothing_and_leaves_nothing(site,
     body = {"model_name": "echo", "load_delay_s": 600}
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         launch = thread.submit(site.call, "POST", "/v1/models", json=body)
-        wait(lambda: "xinfer.replica" in str([process.cmdline() for process in site.processes()]), "it loads")
+        wait(lambda: "xinfer.replica" in str(site.commands()), "it loads")
         program.send(signal.SIGTERM)
         assert launch.result().status_code == 503
     assert program.wait() == 0
