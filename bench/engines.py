@@ -191,7 +191,7 @@ def vllm_alone(python: Path, home: Path) -> Iterator[Server]:
 def vllm_behind_xinfer(python: Path, home: Path) -> Iterator[Server]:
     """xinfer-local with the same model on vLLM."""
     port = free_port()
-    env = {"XINFER_HOME": str(home / "xinfer"), "XINFER_TOKEN_FILE": str(home / "token")}
+    env = {"XINFER_HOME": str(home / "xinfer"), "XINFER_TOKEN_FILE": str(home / "token"), "XINFER_MODEL_ROOTS": "/"}
     command = [str(python), "-c", "from xinfer.cli.serve import local; local()", "-p", str(port)]
     with running("xinfer", port, command, env, home) as server:
         url = f"http://{HOST}:{port}"

@@ -167,7 +167,7 @@ def start_xinfer(home: Path) -> Server:
     port = _free_port()
     command = [str(Path(sys.executable).with_name("xinfer-local")), "-H", HOST, "-p", str(port)]
     places = {"XINFER_HOME": str(home / "xinfer"), "XINFER_TOKEN_FILE": str(home / "token")}
-    return start("xinfer", command, port, "/ready", home, **places)
+    return start("xinfer", command, port, "/ready", home, **places, XINFER_MODEL_ROOTS="/")
 
 
 def launch(server: Server, uid: str, model: Path, **options: object) -> None:

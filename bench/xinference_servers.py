@@ -63,6 +63,10 @@ class Product:
         return ", ".join(asked.stdout.splitlines())
 
 
+ROOTS = {"XINFER_MODEL_ROOTS": "/"}
+"""The models lie in folders of Python packages and in temporary ones."""
+
+
 def xinfer() -> Product:
     """The one in the environment that runs this benchmark."""
 
@@ -70,7 +74,7 @@ def xinfer() -> Product:
         return _common_launch_body(model) | {"model_name": model.name}
 
     places = {"XINFER_HOME": ".", "XINFER_TOKEN_FILE": "token"}
-    return Product("xinfer", True, Path(sys.executable), "xinfer-local", "/ready", {}, places, launch_body)
+    return Product("xinfer", True, Path(sys.executable), "xinfer-local", "/ready", ROOTS, places, launch_body)
 
 
 def xinference(python: Path) -> Product:

@@ -19,7 +19,8 @@ XinferError                      500 internal_error
 │   ├── EndpointFailed           502 endpoint_failed         the server behind an engine is away, or broke off
 │   │   └── EndpointTimeout      504 endpoint_timeout        it says nothing for too long
 │   ├── LoadFailed               500 load_failed             the engine could not load; carries the reason and its log
-│   └── EnvironmentFailed        500 environment_failed      its Python environment could not be built; says why
+│   ├── EnvironmentFailed        500 environment_failed      its Python environment could not be built; says why
+│   └── DownloadFailed           502 download_failed         its weights could not be had; says why, and what to do
 ├── StoreFailed                  500 store_failed            what was asked for cannot be read or written durably
 ├── ReplicaLost                  502 replica_lost            the process died while it answered
 └── NotReady                     503 not_ready               still loading, or nothing serves it now; Retry-After
@@ -212,6 +213,13 @@ class EnvironmentFailed(EngineFailed):
     """The Python environment of an engine could not be built or does not work; nothing half-built is used."""
 
     code = "environment_failed"
+
+
+class DownloadFailed(EngineFailed):
+    """The weights of a model could not be downloaded; what was stays, and the next attempt goes on from there."""
+
+    status = 502
+    code = "download_failed"
 
 
 class StoreFailed(XinferError):

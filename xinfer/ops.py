@@ -33,11 +33,15 @@ class Kind(StrEnum):
     IMAGE = "image"
 
 
+GENERATIVE_KINDS = frozenset({Kind.LLM, Kind.VISION_LANGUAGE})
+"""Those that write text, and keep the keys and values of what they have read."""
+
+_TEXT_OPS = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
-    Kind.LLM: frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE}),
+    Kind.LLM: _TEXT_OPS,
     Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.RERANK: frozenset({Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
-    Kind.VISION_LANGUAGE: frozenset(),
+    Kind.VISION_LANGUAGE: _TEXT_OPS,
     Kind.SPEECH_RECOGNITION: frozenset(),
     Kind.SPEECH_SYNTHESIS: frozenset(),
     Kind.IMAGE: frozenset(),

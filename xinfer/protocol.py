@@ -32,6 +32,8 @@ class EngineOffer(msgspec.Struct, frozen=True):
     """The environment of its own that it would run in; empty: the worker's Python."""
     installable: bool = False
     """The worker can build such an environment; a launch that names the engine makes it do so."""
+    cpu_only: str = ""
+    """Why it computes on the CPU there even if the machine has an accelerator; empty: it does not."""
 
     def serves(self, request: EnvironmentRequest) -> bool:
         """Whether a replica with such an environment can run there, perhaps after building it."""
@@ -93,6 +95,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Why it does not sleep although it should."""
 
 
+class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the download of a file is, in bytes."""
+
+    name: str
+    """Its path in the repository."""
+    done: int
+    total: int
+
+
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One replica as its worker sees it now. ``since`` is epoch seconds, ``progress`` 0..1."""
 
@@ -117,6 +128,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     warning: str = ""
     """What is wrong with it while it runs: that it uses more than its slice."""
     standing: Standing = Standing()
+    files: tuple[FileProgress, ...] = ()
+    """What it waits for, while its weights are downloaded."""
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +188,8 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """As in the Grant."""
     python: str = ""
     """The Python that runs it; empty: the worker's."""
+    weights: str = ""
+    """Where the weights are on this machine; empty: where the spec says."""
 
 
 LAUNCH_FILE = "launch.json"
@@ -220,6 +235,8 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     ordered: StandingOrder = StandingOrder()
     """The order that it works by."""
     standing: Standing = Standing()
+    files: tuple[FileProgress, ...] = ()
+    """While its weights are downloaded, before it has a process."""
 
 
 class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +272,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     memory_mib: int | None = None
     """The same as ``gpumem``."""
     envs: dict[str, str] = {}
+    overrides: dict[str, Any] = {}
+    """What the launch says about the model against its files: fields of a ModelSpec, see ``catalog/overrides.py``."""
     fallback: str | None = None
     """The model_uid that stands in where nothing serves this one, or its queues are full."""
     adapters: tuple[Adapter, ...] = ()
@@ -303,6 +322,10 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaStatus, ...]
     workers: dict[str, str] = {}
     """replica_id -> worker name."""
+    picked: str = ""
+    """As the answer to a launch: what was picked of what the launch left open, and why."""
+    warnings: tuple[str, ...] = ()
+    """As the answer to a launch: what whoever launched it should know."""
 
 
 class Cordon(msgspec.Struct, frozen=True, kw_only=True):

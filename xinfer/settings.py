@@ -17,6 +17,15 @@ Period = Annotated[float, Meta(gt=0, le=1e9)]
 """Seconds."""
 
 
+ALSO_READ_FROM = {
+    "hf_endpoint": "HF_ENDPOINT",
+    "hf_cache": "HF_HUB_CACHE",
+    "ms_endpoint": "MODELSCOPE_ENDPOINT",
+    "offline": "HF_HUB_OFFLINE",
+}
+"""Variables of the hubs' own libraries, which hold where ours are not set."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be set from outside. Times are seconds, sizes bytes unless the name says otherwise."""
 
@@ -69,6 +78,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
     max_queued: Annotated[int, Meta(ge=1)] = 2048
     """Requests that one replica holds (running and waiting) before it answers 429."""
+    model_src: Literal["auto", "huggingface", "modelscope"] = "auto"
+    """Which hub weights are downloaded from; auto: the first one of a model's that can be reached."""
+    hf_endpoint: str = "https://huggingface.co"
+    """Hugging Face, or a mirror of it. Also read from ``HF_ENDPOINT``."""
+    ms_endpoint: str = "https://modelscope.cn"
+    """ModelScope. Also read from ``MODELSCOPE_ENDPOINT``."""
+    hf_cache: str = ""
+    """Where weights of Hugging Face are kept, in the layout of its libraries, which find them there and the other way
+    round. Also read from ``HF_HUB_CACHE`` and ``HF_HOME``, else it is where those libraries have it."""
+    offline: bool = False
+    """Nothing is downloaded. Also read from ``HF_HUB_OFFLINE``."""
+    trust_remote_code: bool = False
+    """Whether launches may have engines run Python code from the folders of models (trust_remote_code)."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
     @classmethod
@@ -86,13 +108,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             .absolute(),
         }
         for field in msgspec.structs.fields(cls):
-            raw = source.get(f"XINFER_{field.name.upper()}")
+            raw = source.get(f"XINFER_{field.name.upper()}") or source.get(ALSO_READ_FROM.get(field.name, ""))
             if not raw or field.name in values:
                 continue
             try:
                 values[field.name] = msgspec.convert(raw, field.type, strict=False)
             except msgspec.ValidationError as error:
                 raise ValueError(f"XINFER_{field.name.upper()}={raw!r}: {error}") from None
+        values.setdefault("hf_cache", str(_cache_of_hugging_face(source)))
         settings = cls(**values)  # type: ignore[arg-type]
         # Said in so many words, because the processes that inherit it may run in another directory.
         return msgspec.structs.replace(settings, model_roots=os.pathsep.join(map(str, settings.root_folders)))
@@ -113,6 +136,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def store_url(self) -> str:
         """The SQLAlchemy URL of the store."""
         return self.database_url or f"sqlite+aiosqlite:///{self.home / 'supervisor' / 'store.sqlite'}"
+
+
+def _cache_of_hugging_face(source: Mapping[str, str]) -> Path:
+    """Where its libraries keep what they download."""
+    return (_home_of_hugging_face(source) / "hub").absolute()
+
+
+def _home_of_hugging_face(source: Mapping[str, str]) -> Path:
+    caches = Path(source.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
+    return Path(source.get("HF_HOME") or caches / "huggingface").expanduser()
+
+
+def hub_token(hub: str) -> str:
+    """The access token for a hub ("hf", "ms"), as its own libraries find it; empty: none.
+
+    It is no setting, so that it is neither logged nor written anywhere.
+    """
+    if hub == "ms":
+        return os.environ.get("MODELSCOPE_API_TOKEN", "")
+    file = Path(os.environ.get("HF_TOKEN_PATH") or _home_of_hugging_face(os.environ) / "token").expanduser()
+    try:
+        return os.environ.get("HF_TOKEN") or file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def cluster_token(settings: Settings) -> str:

@@ -73,6 +73,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int | None = None
     dimensions: int | None = None
     matryoshka_dims: tuple[int, ...] = ()
+    pooling: str = ""
+    """How an embedding model makes one vector of all tokens: "cls", "mean", "lasttoken"; empty: nobody says."""
+    normalized: bool | None = None
+    """Whether its vectors have unit length; None: its files do not say."""
+    has_chat_template: bool = False
+    tool_parser: str = ""
+    """The form in which it writes tool calls, by its chat template; empty: none, or none that is known."""
+    reasoning_parser: str = ""
+    """The same of its thoughts."""
+    remote_code: bool = False
+    """Its folder brings Python code of its own, for libraries that do not know its architecture."""
     weights_mib: int = 0
     shape: ModelShape | None = None
     """None: nobody has looked into the files."""

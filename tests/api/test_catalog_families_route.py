@@ -1,4 +1,4 @@
-"""``GET /v1/catalog``, and the routes by which Xinference's clients ask for the same."""
+"""``GET /v1/catalog``."""
 
 
 def test_the_catalog_lists_every_model_with_its_combinations(play):
@@ -41,20 +41,5 @@ def test_one_model_by_any_of_its_names(play):
         assert "did you mean embeddinggemma or gemma-2-it" in reply.error["message"]
         reply = await stage.get("/v1/catalog/nobody")
         assert "GET /v1/catalog lists them" in reply.error["message"]
-
-    play(scenario)
-
-
-def test_registrations_as_xinference_answers(play):
-    async def scenario(stage):
-        reply = await stage.get("/v1/model_registrations/rerank")
-        assert {"model_name": "bge-reranker-v2-m3", "is_builtin": True} in reply.json
-        reply = await stage.get("/v1/model_registrations/embedding?detailed=true")
-        assert all(model["model_type"] == "embedding" and model["model_specs"] for model in reply.json)
-        reply = await stage.get("/v1/model_registrations/LLM/qwen2.5-vl-instruct")
-        assert reply.json["model_type"] == "vision-language"
-        reply = await stage.get("/v1/model_registrations/embedding/qwen3")
-        assert reply.status == 404
-        assert "is a model of the type LLM" in reply.error["message"]
 
     play(scenario)

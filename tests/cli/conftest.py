@@ -111,7 +111,7 @@ class ScriptedApi:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        for method in ("GET", "POST", "DELETE"):
+        for method in ("GET", "POST", "PUT", "DELETE"):
             setattr(Handler, f"do_{method}", Handler.handle_any)
         return Handler
 

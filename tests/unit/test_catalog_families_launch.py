@@ -32,13 +32,15 @@ def refusal(model_name, **words):
     return refused.value
 
 
-def test_weights_that_are_on_hubs_only_are_named_with_what_to_do():
-    error = refusal("qwen3", model_size_in_billions="0.6b", model_format="gguf", quantization="Q4_K_M")
-    assert "the weights of qwen3 (0.6B, gguf, Q4_K_M) are not on this machine" in error.message
-    assert "https://huggingface.co/unsloth/Qwen3-0.6B-GGUF or https://modelscope.cn/models/unsloth" in error.message
-    assert "Qwen3-0.6B-Q4_K_M.gguf" in error.message
-    assert "--model-path" in error.message
-    assert error.param == "model_path"
+def meant(model_name, **words):
+    return REGISTRY.resolve(LaunchRequest(model_name=model_name, **words), [WORKER], now=1.0).spec
+
+
+def test_weights_that_are_on_hubs_only_are_downloaded_by_whoever_runs_them():
+    found = meant("qwen3", model_size_in_billions="0.6b", model_format="gguf", quantization="Q4_K_M")
+    assert found.source == "hf:unsloth/Qwen3-0.6B-GGUF#Qwen3-0.6B-Q4_K_M.gguf"
+    assert found.mirrors == ("ms:unsloth/Qwen3-0.6B-GGUF#Qwen3-0.6B-Q4_K_M.gguf",)
+    assert found.weights_mib == 349
 
 
 def test_an_estimate_needs_no_weights():
@@ -61,17 +63,20 @@ def test_every_model_of_a_served_kind_has_an_engine_and_an_estimate_without_the_
 
 
 def test_the_name_alone_means_the_default_size():
-    assert "qwen3 (8B, gguf, Q4_K_M)" in refusal("QWEN3").message, "what the best engine of a CPU would run"
+    found = meant("QWEN3")
+    assert (found.size_in_billions, found.format, found.quantization) == (8, "gguf", "Q4_K_M"), "best on a CPU"
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B", "ms:Qwen/Qwen3-0.6B"])
 def test_a_repository_of_the_catalog_is_its_model(name):
-    assert "qwen3 (0.6B, safetensors)" in refusal(name).message
+    found = meant(name)
+    assert (found.name, found.size_in_billions, found.format) == ("qwen3", 0.6, "safetensors")
 
 
-def test_any_other_repository_is_not_here_either():
-    assert "weights of me/mine are not on this machine" in refusal("hf:me/mine").message
-    assert "weights of me/mine are not on this machine" in refusal("mine", model_path="ms:me/mine").message
+def test_of_any_other_repository_nothing_is_known():
+    assert "me/mine is not in the catalog" in refusal("hf:me/mine").message
+    assert "xinfer models pull 'hf:me/mine' downloads them" in refusal("hf:me/mine").message
+    assert "me/mine is not in the catalog" in refusal("mine", model_path="ms:me/mine").message
     assert "should be like hf:OWNER/NAME" in refusal("hf:mine").message
 
 

@@ -70,7 +70,8 @@ class GgufEngine(TorchEngine):
 FOLDER = Path(__file__).parent
 """Stands for the weights: these engines do not look inside."""
 ENGINES = {engine.name: engine for engine in (TorchEngine, GgufEngine)}
-REGISTRY = Registry(Catalog({"tiny": read_family(FAMILY % {b"folder": bytes(FOLDER)}, "tiny.toml")}), ENGINES)
+CATALOG = Catalog({"tiny": read_family(FAMILY % {b"folder": bytes(FOLDER)}, "tiny.toml")})
+REGISTRY = Registry(CATALOG, ENGINES)
 
 
 def worker(name, *, engines=("torch_engine", "gguf.engine"), gpus=0, missing="not installed"):
@@ -117,7 +118,7 @@ def test_an_engine_may_be_the_better_one_on_accelerators_only():
         preference = 1
         accelerator_preference = 99
 
-    registry = Registry(REGISTRY._catalog, {**ENGINES, CardEngine.name: CardEngine})
+    registry = Registry(CATALOG, {**ENGINES, CardEngine.name: CardEngine})
     offer = {CardEngine.name: EngineOffer(ok=True)}
     for gpus, chosen in ((0, "torch_engine"), (1, "card.engine")):
         hello = worker("w", gpus=gpus)
@@ -196,8 +197,7 @@ def test_what_is_wrong_is_named(match, param, fields):
 def test_a_missing_library_is_explained_per_engine():
     workers = [worker("w1", engines=[], missing="pip install it")]
     refused(
-        "torch_engine: not installed on any worker: pip install it; torch_engine: does not load gguf; "
-        "gguf.engine: does not load safetensors",
+        "no engine can serve 'tiny' here: torch_engine, gguf.engine: no worker has it: pip install it$",
         "model_engine",
         workers=workers,
     )

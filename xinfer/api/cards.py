@@ -55,7 +55,11 @@ def progress_info(progress: ModelProgress) -> dict[str, Any]:
         "model_uid": progress.model_uid,
         "progress": round(progress.progress, 4),
         "stage": progress.stage,
-        "download_files": [],
+        "download_files": [
+            {"replica_id": replica.replica_id, "name": file.name, "downloaded": file.done, "total": file.total}
+            for replica in progress.replicas
+            for file in replica.files
+        ],
         "replicas": [replica_info(replica, "") for replica in progress.replicas],
         "done": progress.done,
         "reason": progress.reason,
@@ -81,6 +85,20 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
         "adapters": [adapter.name for adapter in deployment.adapters],
         "sleep_level": deployment.sleep_level,
         "options": _shown_options(deployment),
+    }
+
+
+def launched_info(instance: ModelInstance) -> dict[str, Any]:
+    """The answer to a launch: Xinference's clients read the model_uid; ``picked`` is what it left open, and why."""
+    deployment = instance.deployment
+    return {
+        "model_uid": deployment.model_uid,
+        "model_engine": deployment.engine,
+        "model_format": deployment.spec.format.value,
+        "quantization": deployment.spec.quantization,
+        "model_size_in_billions": deployment.spec.size_in_billions,
+        "picked": instance.picked,
+        "warnings": list(instance.warnings),
     }
 
 

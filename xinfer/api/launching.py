@@ -1,5 +1,7 @@
 """The body of a launch, as users send it, and the LaunchRequest that it means."""
 
+from typing import Any
+
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
@@ -47,6 +49,9 @@ class LaunchBody(BaseModel):
     worker_ip: str | None = None
     memory_mib: int | None = Field(None, ge=1, description="The same as gpumem; default: an estimate")
     envs: dict[str, str] | None = None
+    overrides: dict[str, Any] = Field(
+        {}, description='What counts against the files of the model: {"context_length": 8192, "abilities": ["chat"]}'
+    )
     fallback: str | None = Field(
         None, description="The model that answers where nothing serves this one, or its queues are full"
     )

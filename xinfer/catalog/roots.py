@@ -55,7 +55,9 @@ def absolute(source: str, param: str = "model_path") -> str:
     try:
         return str(Path(source).expanduser().absolute())
     except RuntimeError:
-        raise InvalidRequest(f"{source!r} begins with ~ and a name, and nobody here is called so", param=param) from None
+        raise InvalidRequest(
+            f"{source!r} begins with ~ and a name, and nobody here is called so", param=param
+        ) from None
 
 
 def _resolved(source: str) -> Path | None:

@@ -28,8 +28,9 @@ def select(
     size: str | float | None = None,
     weights_format: str | None = None,
     quantization: str | None = None,
+    every_size: bool = False,
 ) -> list[ModelSpec]:
-    """The weights that fit, the preferred ones first; all of one size.
+    """The weights that fit, the preferred ones first; all of one size, unless ``every_size`` is wanted.
 
     Where no size is named it is ``default_size``.
 
@@ -55,6 +56,8 @@ def select(
     if quantization:
         word = quantization.lower()
         left = _keep(left, "quantization", lambda spec: _is_quantized_so(spec, word), lambda spec: spec.quantization)
+    if every_size:
+        return left
     wanted = default_size(left)
     return [spec for spec in left if size_of(spec) == wanted]
 

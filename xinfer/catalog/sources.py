@@ -9,12 +9,14 @@ its own:
 """
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from xinfer.errors import InvalidRequest
+from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
 
 BUILTIN = "builtin:"
@@ -45,6 +47,11 @@ class HubSource(msgspec.Struct, frozen=True):
         return f"{self.hub}:{self.repository}{revision}{f'#{self.files}' if self.files else ''}"
 
     @property
+    def title(self) -> str:
+        """What a model from there is called: the repository without its owner."""
+        return self.repository.rpartition("/")[2]
+
+    @property
     def page(self) -> str:
         """Where people find it."""
         site = "https://huggingface.co" if self.hub is Hub.HUGGINGFACE else "https://modelscope.cn/models"
@@ -73,16 +80,23 @@ def is_symbolic(source: str) -> bool:
     return source.startswith((BUILTIN, *(f"{hub}:" for hub in Hub)))
 
 
-def missing_weights(name: str, *sources: str) -> InvalidRequest:
-    """The refusal of a model whose weights are on hubs only, in ``sources``."""
-    found = [hub for hub in map(hub_source, sources) if hub]
-    files = f" (the files {found[0].files})" if found[0].files else ""
+def missing_weights(source: HubSource) -> InvalidRequest:
+    """The refusal of weights of which nothing is known but where they are published."""
     return InvalidRequest(
-        f"the weights of {name} are not on this machine, and are not downloaded by themselves: fetch them from "
-        f"{' or '.join(hub.page for hub in found)}{files}, and launch the model with the path where they are on the "
-        "workers (model_path; xinfer launch NAME --model-path PATH)",
+        f"{source.repository} is not in the catalog, and its weights are not on this machine: xinfer models pull "
+        f"'{source}' downloads them from {source.page} and prints their path; do that on the workers, and launch the "
+        "model with that path (model_path; xinfer launch NAME --model-path PATH)",
         param="model_path",
     )
+
+
+def unknown_weights(source: HubSource, _kinds: Collection[Kind] = ()) -> ModelSpec:
+    """A look at a repository by somebody who may not ask its hub.
+
+    Raises:
+        InvalidRequest: always.
+    """
+    raise missing_weights(source)
 
 
 def resolve_source(source: str) -> Path:
@@ -92,7 +106,7 @@ def resolve_source(source: str) -> Path:
         InvalidRequest: there is nothing.
     """
     if remote := hub_source(source):
-        raise missing_weights(remote.repository, source)
+        raise missing_weights(remote)
     if source.startswith(BUILTIN):
         path = DEMO_FOLDER / source.removeprefix(BUILTIN)
         if not path.resolve().is_relative_to(DEMO_FOLDER.resolve()):

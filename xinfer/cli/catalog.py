@@ -6,6 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from xinfer.cli import weights
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
 from xinfer.cli.screen import out
 
@@ -55,7 +56,7 @@ def show_catalog(
         out.print(_models_table(answer["data"]))
         out.print("The weights of one: xinfer models catalog NAME. Dim: no engine serves this type.", style="dim")
     else:
-        _show_model(answer)
+        show_model(answer)
 
 
 def _models_table(models: list[dict[str, Any]]) -> Table:
@@ -72,7 +73,8 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _show_model(model: dict[str, Any]) -> None:
+def show_model(model: dict[str, Any]) -> None:
+    """Print what is known of a model, and all of its weights."""
     facts = {
         "type": model["model_type"] + ("" if model["is_served"] else " (no engine serves this type)"),
         "aliases": ", ".join(model["aliases"]),
@@ -99,4 +101,5 @@ def _sizes(model: dict[str, Any]) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    app.add_typer(commands, name="models", help="The models that can be launched by name.")
+    weights.add_to(commands)
+    app.add_typer(commands, name="models", help="The models that can be launched by name, and their weights here.")

@@ -12,7 +12,7 @@ from xinfer.cli.options import ApiKey, Endpoint, connect
 from xinfer.cli.screen import complain, err, out
 from xinfer.client import Client, Delta
 from xinfer.errors import InvalidRequest, XinferError
-from xinfer.ops import Kind
+from xinfer.ops import GENERATIVE_KINDS
 
 with contextlib.suppress(ImportError):
     import readline  # noqa: F401  gives input() line editing and history, where the platform has it
@@ -147,7 +147,7 @@ def choose_model(client: Client, asked: str | None) -> str:
     """
     if asked:
         return asked
-    candidates = sorted(model.id for model in client.models() if model.model_type == Kind.LLM)
+    candidates = sorted(model.id for model in client.models() if model.model_type in GENERATIVE_KINDS)
     if not candidates:
         raise InvalidRequest("no language model is deployed; launch one: xinfer launch demo-chat")
     if len(candidates) > 1:

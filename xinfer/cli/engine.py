@@ -1,4 +1,4 @@
-"""``xinfer engine``: the Python environments of engines on this machine. Needs no server."""
+"""``xinfer engine``: the Python environments of engines on this machine, which need no server, and ``query``."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from xinfer.cli import query
 from xinfer.cli.screen import err, out
 from xinfer.errors import EnvironmentFailed, InvalidRequest, NotFound
 from xinfer.settings import Settings
@@ -204,4 +205,5 @@ class _BuildBar(Progress):
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    app.add_typer(commands, name="engine", help="Engines of this machine, each in a Python environment of its own.")
+    query.add_to(commands)
+    app.add_typer(commands, name="engine", help="Engines: what can run a model, and their Python environments here.")

@@ -85,6 +85,15 @@ Env = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="FIELD=VALUE",
+        help="What counts against the files of the model: context_length=8192, abilities=chat,tools. May be repeated.",
+        rich_help_panel=WHICH,
+    ),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the model is ready.")]
 DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the server's answer as JSON.")]
 DryRun = Annotated[
@@ -110,6 +119,7 @@ def launch(
     replica: Replicas = 1,
     worker_ip: WorkerIp = None,
     env: Env = None,
+    override: Override = None,
     fallback: Fallback = None,
     devices: dict[str, Any],
     environment: dict[str, Any],
@@ -151,7 +161,8 @@ def launch(
         quantization=quantization,
         replica=replica,
         worker_ip=worker_ip,
-        envs=_environment(env),
+        envs=_pairs(env, "--env"),
+        overrides=_pairs(override, "--override"),
         fallback=fallback,
         **devices,
         **environment,
@@ -162,7 +173,12 @@ def launch(
         if dry_run:
             show_plan(client, body, as_json=as_json)
             return
-        uid = client.launch(**body)
+        launched = client.launched(**body)
+        uid = launched.model_uid
+        if launched.picked:
+            out.print(Text(f"Picked {launched.picked}.", style="dim"), soft_wrap=True)
+        for warning in launched.warnings:
+            err.print(Text(f"Warning: {warning}", style="yellow"), soft_wrap=True)
         if wait:
             _wait(client, uid)
         else:
@@ -178,12 +194,12 @@ def launch_body(name: str, *, model_path: str | None, **words: Any) -> dict[str,
     return {key: value for key, value in given.items() if value is not None or key == "n_gpu"}
 
 
-def _environment(pairs: list[str] | None) -> dict[str, str] | None:
+def _pairs(pairs: list[str] | None, param_hint: str) -> dict[str, str] | None:
     if not pairs:
         return None
     wrong = next((pair for pair in pairs if not pair.partition("=")[0] or "=" not in pair), None)
     if wrong is not None:
-        raise typer.BadParameter(f"{wrong!r} has no value: it should be KEY VALUE or KEY=VALUE", param_hint="--env")
+        raise typer.BadParameter(f"{wrong!r} has no value: it should be KEY VALUE or KEY=VALUE", param_hint=param_hint)
     return dict(pair.split("=", 1) for pair in pairs)
 
 

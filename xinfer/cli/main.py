@@ -6,7 +6,21 @@ import typer
 from typer.core import TyperGroup
 
 from xinfer import __version__
-from xinfer.cli import adapter, catalog, chat, cordon, devices, doctor, engine, estimate, launch, models, sleep, status
+from xinfer.cli import (
+    adapter,
+    catalog,
+    chat,
+    cordon,
+    devices,
+    doctor,
+    engine,
+    estimate,
+    launch,
+    models,
+    register,
+    sleep,
+    status,
+)
 from xinfer.cli.screen import complain
 from xinfer.client import Unreachable
 from xinfer.errors import XinferError
@@ -67,6 +81,7 @@ launch.add_to(app)
 estimate.add_to(app)
 models.add_to(app)
 catalog.add_to(app)
+register.add_to(app)
 adapter.add_to(app)
 sleep.add_to(app)
 status.add_to(app)

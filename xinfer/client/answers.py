@@ -35,6 +35,9 @@ class Launched(msgspec.Struct, frozen=True):
     """The answer to a launch."""
 
     model_uid: str
+    picked: str = ""
+    """The engine and the weights that were picked of what the launch left open, and why."""
+    warnings: tuple[str, ...] = ()
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):

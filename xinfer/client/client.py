@@ -18,6 +18,7 @@ from xinfer.client.answers import (
     ModelStatus,
 )
 from xinfer.client.connection import Connection, read
+from xinfer.client.registering import Registering
 from xinfer.client.running import Running
 from xinfer.client.upkeep import Upkeep
 
@@ -44,6 +45,10 @@ class Launches:
             Conflict: the model_uid is in use; as NoCapacity: it fits on no device.
             LoadFailed: the engine could not load it (only with ``wait``).
         """
+        return self.launched(model_name, wait=wait, **body).model_uid
+
+    def launched(self, model_name: str, *, wait: bool = False, **body: Any) -> Launched:
+        """Launch a model as ``launch`` does, and return what was picked for it, and why, beside its model_uid."""
         answer = self.http.call(
             "POST",
             "/v1/models",
@@ -51,7 +56,7 @@ class Launches:
             body={"model_name": model_name, **body},
             timeout_s=None,
         )
-        return read(answer, Launched).model_uid
+        return read(answer, Launched)
 
     def explain(self, model_name: str, **body: Any) -> LaunchPlan:
         """What would become of such a launch: where it would go, or why it fits nowhere. Nothing is launched.
@@ -88,7 +93,7 @@ class Launches:
         self.http.call("POST", f"{_of(model_uid)}/cancel")
 
 
-class Client(Launches, Running, Upkeep):
+class Client(Launches, Registering, Running, Upkeep):
     """Launch and manage models on an xinfer server.
 
     Every method raises the exceptions of ``xinfer.errors`` with the server's own message, and ``Unreachable`` when

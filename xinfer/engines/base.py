@@ -28,6 +28,8 @@ class Available(msgspec.Struct, frozen=True):
     ok: bool
     reason: str = ""
     version: str = ""
+    cpu_only: str = ""
+    """Why it computes on the CPU here even if there is an accelerator; empty: it does not."""
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -251,6 +253,15 @@ class Sleeps(Protocol):
         Raises:
             Exception: anything; the process of the replica is then started anew.
         """
+
+
+@runtime_checkable
+class RunsRemoteCode(Protocol):
+    """What an engine does besides, whose library can run Python code from a model's folder."""
+
+    @classmethod
+    def needs_remote_code(cls, spec: ModelSpec) -> bool:
+        """Whether it knows the model's architecture from such code only. Looks at files, imports no library."""
 
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -1,5 +1,6 @@
 """Which device an engine built on torch runs on."""
 
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from xinfer.devices import Grant
@@ -28,3 +29,12 @@ def pick_device(wanted: str, grant: Grant) -> "torch.device":
             "or launch on the CPU (n_gpu=null, on the command line --n-gpu none)"
         )
     return torch.device(wanted)
+
+
+def cpu_build() -> str:
+    """Why the installed torch computes on the CPU whatever devices there are; empty: it does not. Imports nothing."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""  # built from sources: only itself could tell
+    return f"its torch ({version}) is built for the CPU" if version.endswith("+cpu") else ""

@@ -10,9 +10,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from xinfer import catalog, plugins
+from xinfer.catalog.remote_code import require_allowed
+from xinfer.catalog.roots import Roots
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
 from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
@@ -50,7 +53,7 @@ from xinfer.replica.lifecycle import (
 from xinfer.replica.server import DataServer
 from xinfer.replica.standing import Obedience
 from xinfer.settings import Settings, cluster_token
-from xinfer.spec import ReplicaState
+from xinfer.spec import Format, ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class Replica:
         self._order = order
         self._directory = directory
         self._settings = settings
+        self._roots = Roots.of(settings)
         standing_order = StandingOrder.of(order.deployment)
         self._lifecycle = Lifecycle(order.instance, order.lease_s, time.monotonic(), standing_order)
         self._changed = asyncio.Event()
@@ -197,10 +201,16 @@ class Replica:
             loop.call_soon_threadsafe(self._handle, Progressed(stage, fraction))
 
         try:
+            require_allowed(deployment.options, allowed=self._settings.trust_remote_code)
             engine = _engine_named(deployment.engine)
-            await engine.load(catalog.located(deployment.spec), deployment.options, grant, progress)
+            spec = deployment.spec
+            if self._order.weights:
+                spec = msgspec.structs.replace(spec, source=self._order.weights)
+            elif spec.format is not Format.NONE:
+                self._roots.require(spec.source)
+            await engine.load(catalog.located(spec), deployment.options, grant, progress)
             self._obedience = Obedience(
-                engine, lambda standing: self._handle(Stands(standing)), self._rest, self._resume
+                engine, lambda standing: self._handle(Stands(standing)), self._rest, self._resume, self._roots.require
             )
             await self._obey()
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads

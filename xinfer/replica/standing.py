@@ -86,6 +86,7 @@ class Obedience:
         report: is told how things stand, after every step.
         rest: called before the engine falls asleep; returns when nothing is being served any more.
         resume: called when it can serve again.
+        require_path: raises where an adapter may not be read from a path.
     """
 
     def __init__(
@@ -94,11 +95,13 @@ class Obedience:
         report: Callable[[Standing], None],
         rest: Callable[[], Awaitable[None]],
         resume: Callable[[], None],
+        require_path: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._report = report
         self._rest = rest
         self._resume = resume
+        self._require_path = require_path
         self._standing = Standing()
         self._busy = asyncio.Lock()
 
@@ -136,6 +139,7 @@ class Obedience:
     async def _load(self, adapter: Adapter) -> Standing:
         standing = self._standing
         try:
+            self._require_path(adapter.path)
             await _as_taker(self._engine).load_adapter(adapter)
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason that the user reads
             log.exception("adapter %s could not be loaded from %s", adapter.name, adapter.path)

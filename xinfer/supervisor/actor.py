@@ -2,14 +2,18 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import xoscar as xo
 
 import xinfer
 from xinfer import catalog, plugins
+from xinfer.catalog.remote import remote_spec
+from xinfer.catalog.roots import Roots
 from xinfer.errors import LaunchCancelled, LoadFailed
 from xinfer.protocol import (
     SUPERVISOR_UID,
@@ -28,8 +32,10 @@ from xinfer.supervisor import admission, standing, views
 from xinfer.supervisor.engines import ForEngines
 from xinfer.supervisor.estimates import estimated
 from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
+from xinfer.supervisor.models import ForModels, room_now
 from xinfer.supervisor.operators import ForOperators
-from xinfer.supervisor.registry import Registry
+from xinfer.supervisor.registrations import Registrations
+from xinfer.supervisor.registry import Choice, Registry
 from xinfer.supervisor.running import ForRunningModels
 from xinfer.supervisor.shell import Clock, Shell
 from xinfer.supervisor.store import Store
@@ -95,14 +101,14 @@ class ForClients:
             NoCapacity: it does not fit; by how many MiB each device falls short.
         """
         shell = self._shell
-        wanted = await self._resolved(request)
+        wanted, picked, warnings = await self._chosen(request)
 
         def admitted() -> Deployment:
             standing.require_free_names(shell.cluster, wanted)
             return admission.launched(shell.cluster, wanted)
 
         deployment = await shell.launch(admitted)
-        return self._instance(deployment.model_uid)
+        return msgspec.structs.replace(self._instance(deployment.model_uid), picked=picked, warnings=warnings)
 
     async def explain(self, request: LaunchRequest) -> dict[str, Any]:
         """What would become of a launch, without making it: where its replicas would go, and every device's reason.
@@ -112,8 +118,9 @@ class ForClients:
             NotReady: no worker is there.
             Conflict: the model_uid is in use.
         """
-        wanted = await self._resolved(request)
-        return admission.explained(self._shell.cluster, wanted)
+        wanted, picked, warnings = await self._chosen(request)
+        found = admission.explained(self._shell.cluster, wanted)
+        return found | {"picked": picked, "warnings": list(warnings)}
 
     async def estimate(self, request: LaunchRequest) -> dict[str, Any]:
         """How much memory a replica of such a launch would need, by parts, and where it fits; nothing is launched.
@@ -122,8 +129,9 @@ class ForClients:
             InvalidRequest: the request cannot be meant; names the field.
             NotReady: no worker is there.
         """
-        wanted = await self._resolved(request, weights_here=False)
-        return estimated(self._shell.cluster, wanted)
+        await self._ready()
+        meant, workers, now = self._registry.meant, self._shell.living_workers(), self._shell.clock()
+        return estimated(self._shell.cluster, await asyncio.to_thread(meant, request, workers, now))
 
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
         """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.
@@ -201,13 +209,15 @@ class ForClients:
         )
         return deployment.replicas
 
-    async def _resolved(self, request: LaunchRequest, *, weights_here: bool = True) -> Deployment:
-        shell = self._shell
-        await shell.settled()
-        admission.require_workers(shell.cluster)
+    async def _chosen(self, request: LaunchRequest) -> Choice:
+        await self._ready()
+        shell, choose = self._shell, self._registry.choose
         # In a thread, because a path is introspected from disk.
-        resolve = self._registry.resolve if weights_here else self._registry.meant
-        return await asyncio.to_thread(resolve, request, shell.living_workers(), shell.clock())
+        return await asyncio.to_thread(choose, request, shell.living_workers(), shell.clock(), room_now(shell))
+
+    async def _ready(self) -> None:
+        await self._shell.settled()
+        admission.require_workers(self._shell.cluster)
 
     def _instance(self, model_uid: str) -> ModelInstance:
         cluster = self._shell.cluster
@@ -217,6 +227,7 @@ class ForClients:
 class SupervisorActor(
     ForWorkersAndGateways,
     ForClients,
+    ForModels,
     ForRunningModels,
     ForOperators,
     ForEngines,
@@ -224,10 +235,12 @@ class SupervisorActor(
 ):
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
 
-    def __init__(self, shell: Shell, registry: Registry) -> None:
+    def __init__(self, shell: Shell, registry: Registry, registrations: Registrations, roots: Roots) -> None:
         super().__init__()
         self._shell = shell
         self._registry = registry
+        self._registrations = registrations
+        self._roots = roots
 
     async def progress(self, model_uid: str) -> ModelProgress:
         """How far a model is.
@@ -288,9 +301,17 @@ async def start_supervisor(settings: Settings, address: str, clock: Clock = time
     store = Store(settings.store_url)
     async with contextlib.AsyncExitStack() as undo:
         undo.push_async_callback(store.close)
-        shell = Shell(settings, store, await store.open(), clock)
-        registry = Registry(catalog.builtin(), plugins.engines(), shell.peaks.estimates)
-        actor = await xo.create_actor(SupervisorActor, shell, registry, address=address, uid=SUPERVISOR_UID)
+        remembered, roots = await store.open(), Roots.of(settings)
+        shell = Shell(settings, store, remembered, clock)
+        registrations = Registrations(catalog.builtin(), store, remembered.registrations, clock)
+        allowed = settings.trust_remote_code
+        look = functools.partial(remote_spec, settings=settings)
+        registry = Registry(
+            registrations, plugins.engines(), shell.peaks.estimates, roots, remote_code=allowed, look=look
+        )
+        actor = await xo.create_actor(
+            SupervisorActor, shell, registry, registrations, roots, address=address, uid=SUPERVISOR_UID
+        )
         shell.start()
         undo.pop_all()
     return SupervisorHandle(actor, shell)

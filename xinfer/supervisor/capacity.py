@@ -100,14 +100,14 @@ class Ledger:
             places.append(place)
         return Plan(places, reason)
 
-    def explain(self, deployment: Deployment) -> Explanation:
-        """What stands for and against every device that one more replica could use.
+    def explain(self, deployment: Deployment, *, advise: bool = True) -> Explanation:
+        """What stands for and against every device that one more replica could use. ``advise``: see ``plan``.
 
         Raises:
             InvalidSliceRequest: the resources that the deployment asks for cannot be meant.
         """
         rooms, _ = self._rooms_for(deployment)
-        return explain(self._request(deployment, rooms), rooms)
+        return explain(self._request(deployment, rooms), rooms, advise=advise)
 
     def request(self, deployment: Deployment) -> SliceRequest:
         """What one more replica asks for, on the kind of devices that it would get.

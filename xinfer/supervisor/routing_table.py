@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from xinfer import plugins
-from xinfer.ops import Kind, Op
+from xinfer.ops import GENERATIVE_KINDS, Op
 from xinfer.protocol import ReplicaStatus
 from xinfer.routes import Availability, Endpoint, ModelRoute
 from xinfer.spec import Adapter, Deployment, ReplicaState
@@ -93,7 +93,7 @@ def _ops(deployment: Deployment) -> tuple[Op, ...]:
     """What can be asked of it, and is answered by its engine; without a chat template, a model only completes."""
     spec, engine = deployment.spec, plugins.engines().get(deployment.engine)
     ops = spec.ops & engine.ops if engine is not None else spec.ops
-    if spec.kind is Kind.LLM and spec.abilities and "chat" not in spec.abilities:
+    if spec.kind in GENERATIVE_KINDS and spec.abilities and "chat" not in spec.abilities:
         ops -= CHATS
     return tuple(sorted(ops))
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from xinfer.catalog import read_adapter
+from xinfer.catalog.roots import Roots
 from xinfer.protocol import ModelInstance
 from xinfer.spec import Adapter, Deployment
 from xinfer.supervisor import admission, standing, views
@@ -14,6 +15,7 @@ class ForRunningModels:
     """The part of the supervisor's actor that changes models without new processes. What is said here is durable."""
 
     _shell: Shell
+    _roots: Roots
 
     async def add_adapter(self, model_uid: str, adapter: Adapter) -> ModelInstance:
         """Serve one more adapter on every replica of a model, those that come later included.
@@ -22,9 +24,11 @@ class ForRunningModels:
             UnknownModel: there is no such model.
             Conflict: the name is in use.
             InvalidRequest: it is no adapter of this model, or nothing for its engine.
+            PathNotAllowed: its folder is not under one that models may be read from.
         """
         shell = self._shell
         check_model_uid(adapter.name, "name")
+        self._roots.require(adapter.path, "path")
         await shell.settled()
         spec = admission.find(shell.cluster, model_uid).deployment.spec
         standing.with_adapter(shell.cluster, model_uid, adapter)  # before anything is read

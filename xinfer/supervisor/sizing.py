@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from xinfer.engines.base import EngineMemory
-from xinfer.ops import Kind
+from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import Deployment, Estimate, Format, ModelShape
 
 MIB = 1024 * 1024
@@ -163,7 +163,7 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
     return Demand(
         context=context,
         concurrency=concurrency,
-        kv_tokens=0 if deployment.spec.kind is not Kind.LLM else context if memory.shared_context else planned,
+        kv_tokens=0 if deployment.spec.kind not in GENERATIVE_KINDS else context if memory.shared_context else planned,
         batch_tokens=_number(options, memory.batch_token_options) or batch,
         weight_type=weight_type,
         kv_bytes=_kv_bytes(deployment, memory, weight_type),
@@ -213,7 +213,7 @@ def activation_bytes(deployment: Deployment, wanted: Demand, devices: int = 1) -
     number = TYPE_BYTES.get(wanted.weight_type or shape.dtype, 2)
     attention = shape.heads * (shape.head_dim + shape.value_dim) + shape.kv_heads * (shape.head_dim + shape.value_dim)
     per_token = 3 * shape.hidden + max(attention, 3 * shape.intermediate) / devices
-    logits = wanted.concurrency * shape.vocabulary * (number + 4) if deployment.spec.kind is Kind.LLM else 0
+    logits = wanted.concurrency * shape.vocabulary * (number + 4) if deployment.spec.kind in GENERATIVE_KINDS else 0
     return wanted.batch_tokens * per_token * number + logits
 
 

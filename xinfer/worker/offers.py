@@ -23,7 +23,7 @@ def engine_offers(environments: Environments | None = None) -> dict[str, EngineO
         installable = environments is not None and _can_build(environments, name)
         found = available_here(engine)
         if found.ok:
-            offers[name] = EngineOffer(ok=True, version=found.version, installable=installable)
+            offers[name] = EngineOffer(ok=True, version=found.version, installable=installable, cpu_only=found.cpu_only)
         elif name in newest:
             record = newest[name]
             offers[name] = EngineOffer(

@@ -144,6 +144,7 @@ def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
         served=bool(view and view.served),
         warning=replica.warning or (_unheeded(view.standing) if view else ""),
         standing=view.standing if view else Standing(),
+        files=view.files if view else (),
     )
 
 

@@ -42,6 +42,9 @@ from xinfer.worker.offers import Offers, watch_offers
 from xinfer.worker.oversight import Oversight, Running
 from xinfer.worker.preparations import Preparations
 from xinfer.worker.processes import ReplicaProcess, watch
+from xinfer.worker.weights.downloads import Downloads
+from xinfer.worker.weights.held import HeldWeights, ReplicaWeights
+from xinfer.worker.weights.store import WeightStore
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +88,11 @@ class WorkerRuntime:
         self.offers: Offers = {}
         """What this worker can run now."""
         self._environments = environments
-        self._preparations = Preparations(ReplicaPythons(environments, self.builds), self.post)
+        store = WeightStore(settings)
+        self._downloads = Downloads(store, settings)
+        self._preparations = Preparations(
+            ReplicaPythons(environments, self.builds), ReplicaWeights(store, self._downloads), self.post
+        )
         self._processes: dict[str, ReplicaProcess] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -173,6 +180,7 @@ class WorkerRuntime:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._preparations.close()
         await self.builds.close()
+        await self._downloads.close()
 
     def log_of(self, replica_id: str, lines: int) -> str:
         """The last lines of a replica's log. Raises NotFound."""
@@ -197,9 +205,11 @@ class WorkerRuntime:
 
     def _spawn(self, command: Spawn) -> None:
         deployment = command.assignment.deployment
-        self._preparations.begin(command.instance, deployment, lambda python: self._start(command, python))
+        self._preparations.begin(
+            command.instance, deployment, lambda python, weights: self._start(command, python, weights)
+        )
 
-    def _start(self, command: Spawn, python: HeldPython) -> None:
+    def _start(self, command: Spawn, python: HeldPython, weights: HeldWeights) -> None:
         assignment = command.assignment
         devices = {device.device_id: device for device in self.devices}
         gone = [piece.device_id for piece in command.lease.slices if piece.device_id not in devices]
@@ -219,10 +229,12 @@ class WorkerRuntime:
             env=granted.env | python.variables,
             budgets=granted.budgets,
             python=python.path,
+            weights=str(weights.path or ""),
         )
         try:
             self._prepare(command.instance, limits(command.lease, devices))
-            with python.handed_over() as inherits:
+            with python.handed_over() as for_python, weights.handed_over() as for_weights:
+                inherits = (*for_python, *for_weights)
                 process = ReplicaProcess.start(self._folders.create(order), order, self._settings, inherits)
         except OSError as error:
             self.post(Ended(command.instance, f"its process could not be started: {describe(error)}"))

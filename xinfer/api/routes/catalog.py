@@ -20,33 +20,13 @@ ModelType = Annotated[str | None, Query(description="Only models of this type: L
 @router.get("/catalog", summary="List the models that can be launched by name")
 async def list_catalog(model_type: ModelType = None) -> dict[str, Any]:
     """Each with its sizes, formats and quantizations; ``default_size`` is taken where a launch names none."""
-    return {"object": "list", "data": [card(entry) for entry in _entries(await _catalog(), model_type)]}
+    return {"object": "list", "data": [card(entry) for entry in entries(await catalog(), model_type)]}
 
 
 @router.get("/catalog/{name:path}", summary="Describe a model of the catalog")
 async def retrieve(name: str) -> dict[str, Any]:
     """By its name, an alias or the id of a repository: every set of weights, its size and where it is published."""
-    return described(_entry(await _catalog(), name))
-
-
-@router.get("/model_registrations/{model_type}", summary="List the models of a type, as Xinference does")
-async def registrations(
-    model_type: str, *, detailed: Annotated[bool, Query(description="More than the name")] = False
-) -> list[dict[str, Any]]:
-    """Name and ``is_builtin``; with ``detailed`` all that the catalog says."""
-    entries = _entries(await _catalog(), model_type)
-    if detailed:
-        return [described(entry) for entry in entries]
-    return [{"model_name": entry.model.name, "is_builtin": True} for entry in entries]
-
-
-@router.get("/model_registrations/{model_type}/{name:path}", summary="Describe a model of a type, as Xinference does")
-async def registration(model_type: str, name: str) -> dict[str, Any]:
-    """All that the catalog says of it."""
-    entry = _entry(await _catalog(), name)
-    if entry.model.kind not in kinds_of(model_type):
-        raise UnknownModel(f"{name!r} is a model of the type {entry.model.kind}, not {model_type}", param="model_type")
-    return described(entry)
+    return described(entry_of(await catalog(), name))
 
 
 def card(entry: Entry) -> dict[str, Any]:
@@ -91,18 +71,24 @@ def _weights(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-async def _catalog() -> Catalog:
+async def catalog() -> Catalog:
     """Read once, in a thread: the first time it takes as long as many requests."""
     return await asyncio.to_thread(builtin)
 
 
-def _entries(catalog: Catalog, model_type: str | None) -> list[Entry]:
+def entries(catalog: Catalog, model_type: str | None) -> list[Entry]:
+    """The models of a type, or all, by name."""
     kinds = kinds_of(model_type) if model_type else tuple(Kind)
-    entries = [entry for name in catalog.names() if (entry := catalog.entry(name))]
-    return [entry for entry in entries if entry.model.kind in kinds]
+    found = [entry for name in catalog.names() if (entry := catalog.entry(name))]
+    return [entry for entry in found if entry.model.kind in kinds]
 
 
-def _entry(catalog: Catalog, name: str) -> Entry:
+def entry_of(catalog: Catalog, name: str) -> Entry:
+    """A model by its name, an alias or the id of a repository.
+
+    Raises:
+        UnknownModel: there is none; says what is meant, perhaps.
+    """
     found = catalog.in_repository(name)
     entry = catalog.entry(found[0].name if found else name)
     if entry is None:

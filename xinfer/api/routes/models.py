@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from xinfer.api.cards import instance_info, model_card, progress_info, replica_info
+from xinfer.api.cards import instance_info, launched_info, model_card, progress_info, replica_info
 from xinfer.api.launching import LaunchBody, launch_request
 from xinfer.api.state import state_of
 from xinfer.api.waiting import wait_until_ready
@@ -41,7 +41,7 @@ async def launch(
     instance: ModelInstance = await supervisor.call("launch", launch_request(body))
     if wait_ready:
         await wait_until_ready(request, instance.deployment)
-    return {"model_uid": instance.deployment.model_uid}
+    return launched_info(instance)
 
 
 @router.get("/instances", summary="Deployments and their replicas")

@@ -1,6 +1,7 @@
 import importlib.metadata
 import importlib.util
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from xinfer.engines.llama_cpp.pooling import PoolingEngine
 
 LIBRARY = "llama-cpp-python"
+DEVICE_KINDS = ("cuda", "hip", "metal", "musa", "sycl", "vulkan", "cann", "opencl")
+"""As the libraries of llama.cpp are called that compute on them."""
 
 
 class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
@@ -56,7 +59,7 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
         """Whether the library is installed."""
         if importlib.util.find_spec("llama_cpp") is None:
             return Available(False, f"{LIBRARY} is not installed: {cls.install}")
-        return Available(True, version=importlib.metadata.version(LIBRARY))
+        return Available(True, version=importlib.metadata.version(LIBRARY), cpu_only=_cpu_build())
 
     @classmethod
     def accepts(cls, spec: ModelSpec) -> Match:
@@ -98,3 +101,16 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
         if self._pooling is not None:
             await self._pooling.close()
         await super().close()
+
+
+def _cpu_build() -> str:
+    """Why the installed library computes on the CPU whatever devices there are; empty: it does not.
+
+    Every kind of device has a library of its own beside the one for CPUs.
+    """
+    spec = importlib.util.find_spec("llama_cpp")
+    folders = [Path(folder) / "lib" for folder in (spec.submodule_search_locations or ())] if spec else []
+    names = [file.name for folder in folders for file in folder.glob("*ggml-*")]
+    if any("ggml-cpu" in name for name in names) and not any(kind in name for name in names for kind in DEVICE_KINDS):
+        return f"its {LIBRARY} is built for the CPU"
+    return ""

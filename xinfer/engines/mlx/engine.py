@@ -67,7 +67,7 @@ class MlxEngine(TokenEngine[MlxOptions]):
         if missing:
             return Available(False, f"{' and '.join(missing)} not installed: {cls.install}")
         where = "" if ON_APPLE else "it computes on the CPU here, which is for trying it out"
-        return Available(True, where, importlib.metadata.version("mlx-lm"))
+        return Available(True, where, importlib.metadata.version("mlx-lm"), cpu_only=where)
 
     @classmethod
     def accepts(cls, spec: ModelSpec) -> Match:

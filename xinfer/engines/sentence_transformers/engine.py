@@ -15,7 +15,8 @@ from xinfer.engines.batch_engine import BatchEngine, Prepared
 from xinfer.engines.batch_queue import BatchLimits
 from xinfer.engines.sentence_transformers.folder import ModelFolder
 from xinfer.engines.sentence_transformers.options import TOKENS_ON_ACCELERATOR, TOKENS_PER_THREAD, Options
-from xinfer.engines.torch_device import pick_device
+from xinfer.engines.torch_device import cpu_build, pick_device
+from xinfer.engines.transformers_library import known_model_types
 from xinfer.errors import ContextOverflow, EngineFailed, InvalidRequest, UnsupportedParameter, XinferError
 from xinfer.ops import Kind, Op
 from xinfer.protocols.embeddings import EmbeddingsRequest, encode_embeddings, parse_embeddings
@@ -80,7 +81,8 @@ class SentenceTransformersEngine(BatchEngine):
         for library in ("torch", "tokenizers", "safetensors", "sentence_transformers"):
             if importlib.util.find_spec(library) is None:
                 return Available(ok=False, reason=f"{library} is not installed: {cls.install}")
-        return Available(ok=True, version=importlib.metadata.version("sentence-transformers"))
+        version = importlib.metadata.version("sentence-transformers")
+        return Available(ok=True, version=version, cpu_only=cpu_build())
 
     @classmethod
     def accepts(cls, spec: ModelSpec) -> Match:
@@ -90,6 +92,12 @@ class SentenceTransformersEngine(BatchEngine):
         if spec.format not in cls.formats:
             return Match(ok=False, reason=f"it loads safetensors, and this model is in {spec.format}")
         return Match(ok=True)
+
+    @classmethod
+    def needs_remote_code(cls, spec: ModelSpec) -> bool:
+        """Whether the library has no classes for its type."""
+        known = known_model_types()
+        return spec.remote_code and bool(known) and spec.family not in known
 
     def open(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> BatchLimits:
         """See ``BatchEngine.open``."""

@@ -8,7 +8,7 @@ from xinfer.devices import Budget
 from xinfer.engines.sglang.parsers import reasoning_parser, tool_parser
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.generation.reasoning import thinks_unasked
-from xinfer.ops import Kind
+from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import ModelShape, ModelSpec
 
 OURS = {
@@ -60,7 +60,7 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
     }
     if not cards:
         suggested |= CPU_ARGUMENTS
-    if spec.kind is not Kind.LLM:
+    if spec.kind not in GENERATIVE_KINDS:
         return suggested | {"is_embedding": True}
     if "chat_template" not in options:
         if parser := tool_parser(template):

@@ -29,7 +29,7 @@ from xinfer.engines.sglang.free_memory import free_cpu_mib, free_mib
 from xinfer.engines.sglang.requirements import REQUIREMENTS
 from xinfer.engines.sglang.server import SglangServer
 from xinfer.generation.chat_template import template_text
-from xinfer.ops import Kind, Op
+from xinfer.ops import GENERATIVE_KINDS, Op
 from xinfer.spec import Format, ModelSpec
 
 
@@ -100,7 +100,7 @@ class SglangEngine:
             memory = cpu_memory_arguments(grant.budgets[0], spec, free_cpu_mib(), options)
         else:
             memory = {}
-        template = template_text(Path(spec.source)) if spec.kind is Kind.LLM else ""
+        template = template_text(Path(spec.source)) if spec.kind in GENERATIVE_KINDS else ""
         suggested = suggestions(spec, template, options, len(cards))
         argv = arguments(spec, grant.model_uid or spec.name, suggested, options, memory)
         env = {} if cards else {"SGLANG_USE_CPU_ENGINE": "1"}

@@ -10,8 +10,10 @@ from msgspec import Meta
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, EngineMemory, Match, Progress
 from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.torch_device import cpu_build
 from xinfer.engines.transformers.changes import ChangesOfTransformers
 from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
+from xinfer.engines.transformers_library import known_model_types
 from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
 
@@ -72,7 +74,7 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
         missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             return Available(False, f"{' and '.join(missing)} not installed: {cls.install}")
-        return Available(True, version=importlib.metadata.version("transformers"))
+        return Available(True, version=importlib.metadata.version("transformers"), cpu_only=cpu_build())
 
     @classmethod
     def accepts(cls, spec: ModelSpec) -> Match:
@@ -85,6 +87,12 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
             return Match(False, f"its weights are quantized ({spec.quantization}), which this engine does not read")
         reason = unfit(_read_config(Path(spec.source)))
         return Match(not reason, reason)
+
+    @classmethod
+    def needs_remote_code(cls, spec: ModelSpec) -> bool:
+        """Whether the library has no classes for its type."""
+        known = known_model_types()
+        return spec.remote_code and bool(known) and spec.family not in known
 
     def open_model(
         self, spec: ModelSpec, options: TransformersOptions, grant: Grant, progress: Progress

@@ -23,6 +23,7 @@ from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShap
 from xinfer.engines.transformers.tokenizer import FastTokenizer
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
+from xinfer.generation.context import context_length
 from xinfer.generation.marks import shown_marks
 from xinfer.spec import Adapter, ModelSpec
 
@@ -162,7 +163,7 @@ def _adapter_for(slots: SlotModel, adapter: Adapter) -> AdapterWeights:
 
 
 def _context_length(spec: ModelSpec, options: TransformersOptions, config: Any) -> int:
-    made_for = getattr(config, "max_position_embeddings", None) or spec.context_length or 2048
+    made_for = context_length(config.to_dict()) or spec.context_length or 2048
     asked = options.max_model_len or options.context_length
     if asked is not None and asked > made_for:
         raise LoadFailed(f"a context of {asked} tokens was asked for, and the model was made for {made_for}")

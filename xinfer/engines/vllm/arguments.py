@@ -8,7 +8,7 @@ from xinfer.devices import Budget
 from xinfer.engines.vllm.parsers import reasoning_parser, tool_parser
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.generation.reasoning import thinks_unasked
-from xinfer.ops import Kind
+from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import ModelSpec
 
 OURS = {
@@ -18,6 +18,7 @@ OURS = {
     "port": "",
     "uds": "",
     "api_key": "",
+    "config": "",
     "ssl_keyfile": "",
     "ssl_certfile": "",
     "root_path": "",
@@ -35,7 +36,7 @@ MIB = 1024 * 1024
 
 def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], cards: int) -> dict[str, Any]:
     """What the model, its chat ``template`` and the number of cards suggest, where the launch says nothing."""
-    if spec.kind is not Kind.LLM:
+    if spec.kind not in GENERATIVE_KINDS:
         return {"runner": "pooling"}
     suggested: dict[str, Any] = {"max_model_len": "auto"}  # the model's own, or the longest that its slice holds
     if "chat_template" not in options:

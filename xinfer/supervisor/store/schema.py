@@ -46,6 +46,16 @@ peaks = Table(
 """What replicas were seen to use. ``document`` is a Peak, ``digest`` the SHA-256 of its key, ``updated_at`` epoch
 seconds."""
 
+registrations = Table(
+    "xinfer_registrations",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+"""Models beside the built-in catalog. ``document`` is a Registration, ``updated_at`` epoch seconds."""
+
 meta = Table(
     "xinfer_meta",
     metadata,

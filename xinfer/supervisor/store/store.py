@@ -15,11 +15,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from xinfer.catalog.registered import Registration
 from xinfer.errors import StoreFailed
 from xinfer.protocol import Cordon
 from xinfer.spec import Deployment
 from xinfer.supervisor.peaks import Peak
-from xinfer.supervisor.store.schema import SCHEMA_VERSION, cordons, deployments, meta, metadata, peaks, workers
+from xinfer.supervisor.store.schema import (
+    SCHEMA_VERSION,
+    cordons,
+    deployments,
+    meta,
+    metadata,
+    peaks,
+    registrations,
+    workers,
+)
 from xinfer.supervisor.store.urls import async_url
 
 SQLITE_BUSY_MS = 5000
@@ -36,6 +46,7 @@ class Remembered(msgspec.Struct, frozen=True):
     worker_ids: tuple[str, ...]
     cordons: tuple[Cordon, ...] = ()
     peaks: tuple[Peak, ...] = ()
+    registrations: tuple[Registration, ...] = ()
 
 
 class Store:
@@ -65,6 +76,7 @@ class Store:
                 worker_ids=tuple((await connection.execute(select(workers.c.worker_id))).scalars()),
                 cordons=await _read_cordons(connection),
                 peaks=await _read_peaks(connection),
+                registrations=await _read_registrations(connection),
             )
 
     async def put(self, deployment: Deployment, now: float) -> None:
@@ -112,6 +124,21 @@ class Store:
         values = {"document": msgspec.json.encode(peak).decode(), "updated_at": now}
         async with self._transaction("written") as connection:
             await _put(connection, peaks, {"digest": digest}, values)
+
+    async def put_registration(self, registration: Registration) -> None:
+        """Write a registered model, in place of what was registered under its name."""
+        values = {
+            "document": msgspec.json.encode(registration).decode(),
+            "version": registration.version,
+            "updated_at": registration.registered_at,
+        }
+        async with self._transaction("written") as connection:
+            await _put(connection, registrations, {"name": registration.model.name}, values)
+
+    async def remove_registration(self, name: str) -> None:
+        """Forget a registered model; there is none: nothing to do."""
+        async with self._transaction("written") as connection:
+            await connection.execute(delete(registrations).where(registrations.c.name == name))
 
     async def close(self) -> None:
         """Give every connection back."""
@@ -179,6 +206,19 @@ async def _read_peaks(connection: AsyncConnection) -> tuple[Peak, ...]:
             found.append(msgspec.json.decode(document, type=Peak))
         except msgspec.MsgspecError as error:
             logger.warning("the stored peak %s cannot be read and is not used: %s", digest, error)
+    return tuple(found)
+
+
+async def _read_registrations(connection: AsyncConnection) -> tuple[Registration, ...]:
+    """All that can be read: what was launched from the others carries what it needs."""
+    found = []
+    for name, document in await connection.execute(
+        select(registrations.c.name, registrations.c.document).order_by(registrations.c.updated_at)
+    ):
+        try:
+            found.append(msgspec.json.decode(document, type=Registration))
+        except msgspec.MsgspecError as error:
+            logger.warning("the registered model %s cannot be read; register it again: %s", name, error)
     return tuple(found)
 
 

@@ -19,12 +19,12 @@ from xinfer.worker.environments.store import (
     MIB,
     PROGRESS_FILE,
     VENV,
-    EnvironmentLock,
     EnvironmentRecord,
     EnvironmentStore,
     size_mib,
 )
 from xinfer.worker.environments.uv import InstallProgress, OutOfDisk, Show, Uv, run_python
+from xinfer.worker.locks import FileLock
 
 WAIT_S = 0.2
 """How often the progress of another process's build is looked at."""
@@ -100,7 +100,7 @@ class _Build:
     """One attempt, by whoever holds the exclusive lock."""
 
     def __init__(
-        self, store: EnvironmentStore, plan: EnvironmentPlan, sources: Sources, show: Show, lock: EnvironmentLock
+        self, store: EnvironmentStore, plan: EnvironmentPlan, sources: Sources, show: Show, lock: FileLock
     ) -> None:
         self._store = store
         self._plan = plan

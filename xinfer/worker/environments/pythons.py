@@ -11,8 +11,8 @@ from xinfer.worker.environments.builds import Builds
 from xinfer.worker.environments.choice import Build, Choice, Foreign, Own, Ready, choose
 from xinfer.worker.environments.here import Environments, available_here, find_engine
 from xinfer.worker.environments.interpreter import Interpreter, foreign
-from xinfer.worker.environments.store import EnvironmentLock
 from xinfer.worker.environments.uv import Show
+from xinfer.worker.locks import FileLock
 
 LOOK_EVERY_S = 0.1
 """How often an environment that is being removed or looked at is tried again."""
@@ -21,7 +21,7 @@ LOOK_EVERY_S = 0.1
 class HeldPython:
     """A Python that is sure to stay. ``interpreter`` is None for the worker's own."""
 
-    def __init__(self, interpreter: Interpreter | None = None, lock: EnvironmentLock | None = None) -> None:
+    def __init__(self, interpreter: Interpreter | None = None, lock: FileLock | None = None) -> None:
         self.interpreter = interpreter
         self._lock = lock
 

@@ -7,13 +7,11 @@ the last of them, so that neither a ``kill -9`` nor a restarted worker leaves a 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
@@ -21,6 +19,7 @@ import xinfer
 from xinfer.errors import Conflict, NotFound
 from xinfer.processes import read_record, write_record
 from xinfer.worker.environments.plan import Machine
+from xinfer.worker.locks import FileLock
 
 MIB = 1024 * 1024
 RECORD_FILE = "environment.json"
@@ -48,41 +47,6 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     built_at: float = 0.0
 
 
-class EnvironmentLock:
-    """The lock of one environment; see the module. Closed, it stays with the processes that inherited it."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def try_shared(self) -> bool:
-        """Take part in using it, unless it is being built or removed."""
-        return self._try(fcntl.LOCK_SH)
-
-    def try_exclusive(self) -> bool:
-        """Have it alone, unless anybody uses, builds or removes it."""
-        return self._try(fcntl.LOCK_EX)
-
-    def close(self) -> None:
-        """Let go."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _try(self, kind: int) -> bool:
-        try:
-            fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-
 class EnvironmentStore:
     """All environments below one folder."""
 
@@ -101,13 +65,13 @@ class EnvironmentStore:
         """What the installer said while it was built."""
         return self.folder(name) / LOG_FILE
 
-    def lock(self, name: str) -> EnvironmentLock:
+    def lock(self, name: str) -> FileLock:
         """Its lock, not yet taken.
 
         Raises:
             OSError: the home is not writable.
         """
-        return EnvironmentLock(self.root / ".locks" / name)
+        return FileLock(self.root / ".locks" / name)
 
     def find(self, name: str) -> EnvironmentRecord | None:
         """The environment, if it is ready."""

@@ -1,0 +1,11 @@
+"""Weights from hubs: downloaded once for all replicas that wait for them, verified, and kept.
+
+``catalog/hubs.py`` speaks with hubs and ``catalog/repository.py`` says which files a model needs. Here, ``progress``
+says how far they are (pure); ``cache`` is the folder of one repository and ``transfer`` fills one file of it; ``store``
+knows which sets of files are complete and who uses them; ``fetch`` makes a set complete, ``downloads`` does so once for
+all who wait, and ``held`` keeps it for replicas.
+
+The hubs' own libraries are not used to download: Hugging Face's begins a file anew after its process was killed, and
+compares no hashes; both block threads that nobody can cancel, and tell their progress to a terminal. The layout on disk
+is that of Hugging Face's library, so that each finds what the other downloaded.
+"""
