@@ -75,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     refuses them memory beyond their slice. Empty: none."""
     cgroups: Literal["auto", "off"] = "auto"
     """Whether replicas on the CPU are held to their slice by cgroups of their own, where the worker may make them."""
+    cpu_affinity: Literal["auto", "off"] = "auto"
+    """Whether a replica with a share of at least one whole core of the CPU is kept to as many cores."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
     max_queued: Annotated[int, Meta(ge=1)] = 2048
     """Requests that one replica holds (running and waiting) before it answers 429."""

@@ -16,6 +16,7 @@ SAMPLES = {
     "log_level": ("DEBUG", "DEBUG"),
     "over_limit": ("end", "end"),
     "cgroups": ("off", "off"),
+    "cpu_affinity": ("off", "off"),
     "model_src": ("modelscope", "modelscope"),
     "offline": ("true", True),
     "trust_remote_code": ("1", True),

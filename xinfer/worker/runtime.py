@@ -14,6 +14,7 @@ from xinfer.devices import Device, DeviceUse
 from xinfer.errors import describe
 from xinfer.protocol import Assignment, LaunchOrder, ReplicaStatus
 from xinfer.settings import Settings
+from xinfer.worker.affinity import keep_to_cores, share_of_cpu
 from xinfer.worker.cgroups import Cgroups, limits
 from xinfer.worker.core import WorkerCore
 from xinfer.worker.devices import CPU, DeviceWatch, Look, Tenant, watch_devices
@@ -244,6 +245,9 @@ class WorkerRuntime:
         self.post(Started(command.instance, process.process.pid))
         self._follow(process)
         self._confine(process)
+        if self._settings.cpu_affinity == "auto":
+            others = [other.process.pid for other in self._processes.values()]
+            keep_to_cores(process.process.pid, share_of_cpu(command.lease, devices), others)
 
     def _prepare(self, instance: str, limits: Mapping[str, str]) -> None:
         """Make what holds a process before there is one. Raises OSError."""

@@ -194,7 +194,7 @@ class _Matched:
         if not self._matcher.consume_token(token):
             reason = _shown(self._matcher.get_error())
             raise InvalidRequest(f"the answer could not be held to {self._param!r}: {reason}", param=self._param)
-        return self._matcher.is_stopped()
+        return bool(self._matcher.is_stopped())
 
 
 class _Vocabulary:
