@@ -16,6 +16,7 @@ from xinfer.engines.sglang.arguments import (
     DYNAMIC_MIB,
     FRACTION,
     MIB,
+    SERVER,
     TOKENS,
     arguments,
     cpu_memory_arguments,
@@ -24,7 +25,6 @@ from xinfer.engines.sglang.arguments import (
     token_bytes,
 )
 from xinfer.engines.sglang.free_memory import free_mib
-from xinfer.engines.sglang.parsers import REASONING_PARSERS, TOOL_PARSERS, reasoning_parser, tool_parser
 from xinfer.engines.sglang.server import RankLoad, summed
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.ops import Kind
@@ -99,8 +99,8 @@ def test_model_and_cards_suggest_arguments():
 
 
 def test_every_dialect_has_a_parser_or_none():
-    assert tool_parser("no tools here") == reasoning_parser("no thoughts here") == ""
-    assert all([*TOOL_PARSERS.values(), *REASONING_PARSERS.values()])
+    assert SERVER.parsers("no tools and no thoughts here") == {}
+    assert all([*SERVER.tool_parsers.values(), *SERVER.reasoning_parsers.values()])
 
 
 # --- memory of cards ---

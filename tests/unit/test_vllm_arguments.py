@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from xinfer.devices import Budget
 from xinfer.engines.vllm.arguments import (
+    SERVER,
     UTILIZATION,
     WORKER_MIB,
     arguments,
@@ -13,7 +14,6 @@ from xinfer.engines.vllm.arguments import (
     memory_arguments,
     suggestions,
 )
-from xinfer.engines.vllm.parsers import reasoning_parser, tool_parser
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
@@ -82,7 +82,7 @@ def test_parsers_are_told_from_the_template():
     assert suggestions(CHAT, OPEN, {}, 1)["reasoning_parser"] == "qwen3"
     assert suggestions(CHAT, HERMES, {"chat_template": "/mine.jinja"}, 1) == {"max_model_len": "auto"}
     assert suggestions(EMBED, "", {}, 1) == {"runner": "pooling"}
-    assert (tool_parser(""), reasoning_parser("")) == ("", "")
+    assert SERVER.parsers("") == {}
 
 
 def test_several_cards_are_used_by_tensor_parallelism_unless_the_launch_says_how():

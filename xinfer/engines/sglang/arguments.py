@@ -1,34 +1,53 @@
 """From the options of a launch, the slice and the model to the arguments of SGLang's server. Pure."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xinfer.devices import Budget
-from xinfer.engines.sglang.parsers import reasoning_parser, tool_parser
+from xinfer.engines.passthrough.command_line import ServerKind
 from xinfer.errors import InvalidRequest, LoadFailed
-from xinfer.generation.reasoning import thinks_unasked
+from xinfer.generation.dialects import Dialect
 from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import ModelShape, ModelSpec
 
-OURS = {
-    "model": "model_path",
-    "model_path": "model_path",
-    "served_model_name": "model_uid",
-    "host": "",
-    "port": "",
-    "api_key": "",
-    "admin_api_key": "",
-    "config": "",
-    "ssl_keyfile": "",
-    "ssl_certfile": "",
-    "ssl_keyfile_password": "",
-    "fastapi_root_path": "",
-    "grpc_mode": "",
-    "smg_grpc_mode": "",
-    "tokenizer_worker_num": "",
-}
-"""Arguments that make no sense behind our endpoint, with the launch option that does what they would."""
+SERVER = ServerKind(
+    title="SGLang",
+    ours={
+        "model": "model_path",
+        "model_path": "model_path",
+        "served_model_name": "model_uid",
+        "host": "",
+        "port": "",
+        "api_key": "",
+        "admin_api_key": "",
+        "config": "",
+        "ssl_keyfile": "",
+        "ssl_certfile": "",
+        "ssl_keyfile_password": "",
+        "fastapi_root_path": "",
+        "grpc_mode": "",
+        "smg_grpc_mode": "",
+        "tokenizer_worker_num": "",
+    },
+    tool_parsers={
+        Dialect.HERMES: "qwen",
+        Dialect.QWEN_XML: "qwen3_coder",
+        Dialect.LLAMA_JSON: "llama3",
+        Dialect.MISTRAL: "mistral",
+        Dialect.DEEPSEEK_V3: "deepseekv3",
+        Dialect.DEEPSEEK_V31: "deepseekv31",
+        Dialect.GLM: "glm45",
+        Dialect.HARMONY: "gpt-oss",
+        Dialect.KIMI: "kimi_k2",
+        Dialect.MINIMAX: "minimax-m2",
+    },
+    reasoning_parsers={
+        Dialect.THINK_TAGS: "qwen3",
+        Dialect.DEEPSEEK_THINK: "deepseek-r1",
+        Dialect.MISTRAL: "mistral",
+        Dialect.HARMONY: "gpt-oss",
+    },
+)
 
 FRACTION = "mem_fraction_static"
 TOKENS = "max_total_tokens"
@@ -63,12 +82,7 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
     if spec.kind not in GENERATIVE_KINDS:
         return suggested | {"is_embedding": True}
     if "chat_template" not in options:
-        if parser := tool_parser(template):
-            suggested["tool_call_parser"] = parser
-        if parser := reasoning_parser(template):
-            suggested["reasoning_parser"] = parser
-            if not thinks_unasked(template):  # the parser would take every answer for thoughts that did not end
-                suggested["default_chat_template_kwargs"] = {"enable_thinking": False}
+        suggested |= SERVER.parsers(template)
     if cards > 1 and not {"tp_size", "tensor_parallel_size", "pp_size", "pipeline_parallel_size"} & set(options):
         suggested["tp_size"] = cards
     return suggested
@@ -86,27 +100,8 @@ def arguments(
     Raises:
         InvalidRequest: an option that is not the launch's to set; names it.
     """
-    for name in options:
-        if name in OURS:
-            instead = f"; say {OURS[name]} instead" if OURS[name] else ""
-            raise InvalidRequest(f"xinfer sets SGLang's {name!r} itself{instead}", param=name)
     fixed = {"model_path": spec.source, "served_model_name": model_uid}
-    return [word for name, value in {**suggested, **options, **memory, **fixed}.items() for word in _words(name, value)]
-
-
-def _words(name: str, value: Any) -> list[str]:
-    flag = "--" + name.replace("_", "-")
-    match value:
-        case None | False:
-            return []
-        case True:
-            return [flag]
-        case list() | tuple():
-            return [flag, *(json.dumps(item) if isinstance(item, dict) else str(item) for item in value)]
-        case dict():
-            return [flag, json.dumps(value)]
-        case _:
-            return [f"{flag}={value}"]
+    return SERVER.command_line(suggested, options, memory, fixed)
 
 
 def memory_arguments(budgets: Sequence[Budget], free_mib: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,51 @@
 """From the options of a launch, the slice and the model to the arguments of ``vllm serve``. Pure."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xinfer.devices import Budget
-from xinfer.engines.vllm.parsers import reasoning_parser, tool_parser
+from xinfer.engines.passthrough.command_line import ServerKind
 from xinfer.errors import InvalidRequest, LoadFailed
-from xinfer.generation.reasoning import thinks_unasked
+from xinfer.generation.dialects import Dialect
 from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import ModelSpec
 
-OURS = {
-    "model": "model_path",
-    "served_model_name": "model_uid",
-    "host": "",
-    "port": "",
-    "uds": "",
-    "api_key": "",
-    "config": "",
-    "ssl_keyfile": "",
-    "ssl_certfile": "",
-    "root_path": "",
-    "middleware": "",
-    "headless": "",
-}
-"""Arguments that make no sense behind our endpoint, with the launch option that does what they would."""
+SERVER = ServerKind(
+    title="vLLM",
+    ours={
+        "model": "model_path",
+        "served_model_name": "model_uid",
+        "host": "",
+        "port": "",
+        "uds": "",
+        "api_key": "",
+        "config": "",
+        "ssl_keyfile": "",
+        "ssl_certfile": "",
+        "root_path": "",
+        "middleware": "",
+        "headless": "",
+    },
+    tool_parsers={
+        Dialect.HERMES: "hermes",
+        Dialect.QWEN_XML: "qwen3_coder",
+        Dialect.LLAMA_JSON: "llama3_json",
+        Dialect.MISTRAL: "mistral",
+        Dialect.DEEPSEEK_V3: "deepseek_v3",
+        Dialect.DEEPSEEK_V31: "deepseek_v31",
+        Dialect.GLM: "glm45",
+        Dialect.HARMONY: "openai",
+        Dialect.KIMI: "kimi_k2",
+        Dialect.MINIMAX: "minimax_m2",
+    },
+    reasoning_parsers={
+        Dialect.THINK_TAGS: "qwen3",
+        Dialect.DEEPSEEK_THINK: "deepseek_r1",
+        Dialect.MISTRAL: "mistral",
+        Dialect.HARMONY: "openai_gptoss",
+    },
+    negates=True,
+)
 
 UTILIZATION = "gpu_memory_utilization"
 KV_BYTES = "kv_cache_memory_bytes"
@@ -40,12 +60,9 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
         return {"runner": "pooling"}
     suggested: dict[str, Any] = {"max_model_len": "auto"}  # the model's own, or the longest that its slice holds
     if "chat_template" not in options:
-        if parser := tool_parser(template):
-            suggested |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
-        if parser := reasoning_parser(template):
-            suggested["reasoning_parser"] = parser
-            if not thinks_unasked(template):  # the parser would take every answer for thoughts that did not end
-                suggested["default_chat_template_kwargs"] = {"enable_thinking": False}
+        suggested |= SERVER.parsers(template)
+        if "tool_call_parser" in suggested:
+            suggested["enable_auto_tool_choice"] = True
     if cards > 1 and not {"tensor_parallel_size", "pipeline_parallel_size"} & set(options):
         suggested["tensor_parallel_size"] = cards
     return suggested
@@ -63,29 +80,8 @@ def arguments(
     Raises:
         InvalidRequest: an option that is not the launch's to set; names it.
     """
-    for name in options:
-        if name in OURS:
-            instead = f"; say {OURS[name]} instead" if OURS[name] else ""
-            raise InvalidRequest(f"xinfer sets vLLM's {name!r} itself{instead}", param=name)
     fixed = {"model": spec.source, "served_model_name": model_uid}
-    return [word for name, value in {**suggested, **options, **memory, **fixed}.items() for word in _words(name, value)]
-
-
-def _words(name: str, value: Any) -> list[str]:
-    flag = "--" + name.replace("_", "-")
-    match value:
-        case None:
-            return []
-        case True:
-            return [flag]
-        case False:
-            return ["--no-" + flag.removeprefix("--")]
-        case list() | tuple():
-            return [flag, *(json.dumps(item) if isinstance(item, dict) else str(item) for item in value)]
-        case dict():
-            return [flag, json.dumps(value)]
-        case _:
-            return [f"{flag}={value}"]
+    return SERVER.command_line(suggested, options, memory, fixed)
 
 
 def memory_arguments(budgets: Sequence[Budget], options: Mapping[str, Any]) -> dict[str, Any]:
