@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from xinfer.api.app import create_app
+from xinfer.api.control import Supervisor
 from xinfer.devices import Grant, Lease
 from xinfer.engines.echo import EchoEngine
 from xinfer.ops import Kind, Op
@@ -288,3 +289,24 @@ def play(tmp_path, monkeypatch):
         asyncio.run(bounded())
 
     return run
+
+
+@pytest.fixture
+def supervisor(monkeypatch):
+    """What the supervisor is asked; it answers with ``answer``, or raises it."""
+
+    class Scripted:
+        def __init__(self):
+            self.asked = []
+            self.answer = None
+
+    script = Scripted()
+
+    async def call(_self, name, *args):
+        script.asked.append((name, *args))
+        if isinstance(script.answer, Exception):
+            raise script.answer
+        return script.answer
+
+    monkeypatch.setattr(Supervisor, "call", call)
+    return script

@@ -1,31 +1,7 @@
 """``POST /v1/estimates``: the body of a launch, and nothing is launched."""
 
-import pytest
-
-from xinfer.api.control import Supervisor
 from xinfer.errors import InvalidRequest
 from xinfer.protocol import LaunchRequest
-
-
-@pytest.fixture
-def supervisor(monkeypatch):
-    """What the supervisor is asked; it answers with ``answer``, or raises it."""
-
-    class Scripted:
-        def __init__(self):
-            self.asked = []
-            self.answer = None
-
-    script = Scripted()
-
-    async def call(_self, name, *args):
-        script.asked.append((name, *args))
-        if isinstance(script.answer, Exception):
-            raise script.answer
-        return script.answer
-
-    monkeypatch.setattr(Supervisor, "call", call)
-    return script
 
 
 def test_estimating_takes_the_body_of_a_launch(play, supervisor):

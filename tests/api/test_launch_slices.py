@@ -2,7 +2,6 @@
 
 import pytest
 
-from xinfer.api.control import Supervisor
 from xinfer.errors import InvalidSliceRequest
 from xinfer.protocol import LaunchRequest
 
@@ -18,27 +17,6 @@ SLICE = {
     "gpuuuid": ["GPU-a", "GPU-b"],
     "nouse_gpuuuid": None,
 }
-
-
-@pytest.fixture
-def supervisor(monkeypatch):
-    """What the supervisor is asked; it answers with ``answer``, or raises it."""
-
-    class Scripted:
-        def __init__(self):
-            self.asked = []
-            self.answer = None
-
-    script = Scripted()
-
-    async def call(_self, name, *args):
-        script.asked.append((name, *args))
-        if isinstance(script.answer, Exception):
-            raise script.answer
-        return script.answer
-
-    monkeypatch.setattr(Supervisor, "call", call)
-    return script
 
 
 def test_explaining_takes_the_body_of_a_launch_and_launches_nothing(play, supervisor):

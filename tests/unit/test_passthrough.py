@@ -122,6 +122,24 @@ def test_the_application_waits_for_a_client_that_does_not_read():
     asyncio.run(main())
 
 
+def test_an_application_may_give_up_waiting_for_the_client_and_still_end_well():
+    async def app(scope, receive, send):
+        await send(start())
+        for _ in range(MAX_WAITING):
+            await send(body(b"x"))
+        waiting = asyncio.ensure_future(send(body(b"x")))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await send(body(more=False))
+
+    async def main():
+        caller = AsgiCaller(app, PATHS)
+        return b"".join([frame async for frame in caller.serve(CALL) if isinstance(frame, bytes)])
+
+    assert asyncio.run(main()) == b"x" * (MAX_WAITING + 1)
+
+
 def test_an_error_answer_becomes_an_error_of_ours():
     async def app(scope, receive, send):
         await send(start(400, [(b"content-type", b"application/json")]))

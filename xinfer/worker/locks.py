@@ -1,7 +1,9 @@
 """Locks on files that several processes share, or one has alone."""
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -43,3 +45,23 @@ class FileLock:
         except OSError:
             return False
         return True
+
+
+class Held:
+    """Something that is sure to stay while its lock is held; without one, it stays anyway."""
+
+    def __init__(self, lock: FileLock | None) -> None:
+        self._lock = lock
+
+    def release(self) -> None:
+        """Nobody needs it to stay."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextlib.contextmanager
+    def handed_over(self) -> Iterator[tuple[int, ...]]:
+        """The file descriptors with which a process started in this block holds it in our place."""
+        try:
+            yield () if self._lock is None else (self._lock.descriptor,)
+        finally:
+            self.release()

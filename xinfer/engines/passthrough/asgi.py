@@ -142,7 +142,8 @@ class _Exchange:
             data = b"".join(self._chunks)
             self._chunks.clear()
         if self._room is not None:
-            self._room.set_result(None)
+            if not self._room.done():  # whoever waited for it may have been cancelled
+                self._room.set_result(None)
             self._room = None
         return data
 

@@ -1,9 +1,7 @@
 """The Python of each replica of a worker: found, or built first, and held until the replica holds it itself."""
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Iterator
 
 from xinfer.errors import EnvironmentFailed
 from xinfer.spec import Deployment
@@ -12,18 +10,18 @@ from xinfer.worker.environments.choice import Build, Choice, Foreign, Own, Ready
 from xinfer.worker.environments.here import Environments, available_here, find_engine
 from xinfer.worker.environments.interpreter import Interpreter, foreign
 from xinfer.worker.environments.uv import Show
-from xinfer.worker.locks import FileLock
+from xinfer.worker.locks import FileLock, Held
 
 LOOK_EVERY_S = 0.1
 """How often an environment that is being removed or looked at is tried again."""
 
 
-class HeldPython:
+class HeldPython(Held):
     """A Python that is sure to stay. ``interpreter`` is None for the worker's own."""
 
     def __init__(self, interpreter: Interpreter | None = None, lock: FileLock | None = None) -> None:
+        super().__init__(lock)
         self.interpreter = interpreter
-        self._lock = lock
 
     @property
     def path(self) -> str:
@@ -34,19 +32,6 @@ class HeldPython:
     def variables(self) -> dict[str, str]:
         """What a process of it needs in its environment."""
         return self.interpreter.variables if self.interpreter is not None else {}
-
-    def release(self) -> None:
-        """Nobody needs it to stay."""
-        if self._lock is not None:
-            self._lock.close()
-
-    @contextlib.contextmanager
-    def handed_over(self) -> Iterator[tuple[int, ...]]:
-        """The file descriptors with which a process started in this block holds it in our place."""
-        try:
-            yield () if self._lock is None else (self._lock.descriptor,)
-        finally:
-            self.release()
 
 
 class ReplicaPythons:

@@ -1,12 +1,11 @@
 """The weights of each replica of a worker: found, or downloaded first, and held until the replica holds them itself."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from xinfer.spec import Deployment
-from xinfer.worker.locks import FileLock
+from xinfer.worker.locks import FileLock, Held
 from xinfer.worker.weights.downloads import Downloads
 from xinfer.worker.weights.progress import Show
 from xinfer.worker.weights.store import WeightSet, WeightStore, wanted_sets
@@ -15,25 +14,12 @@ LOOK_EVERY_S = 0.1
 """How often weights that are being removed are tried again."""
 
 
-class HeldWeights:
+class HeldWeights(Held):
     """Weights that are sure to stay. ``path`` is None for those that come from no hub."""
 
     def __init__(self, path: Path | None = None, lock: FileLock | None = None) -> None:
+        super().__init__(lock)
         self.path = path
-        self._lock = lock
-
-    def release(self) -> None:
-        """Nobody needs them to stay."""
-        if self._lock is not None:
-            self._lock.close()
-
-    @contextlib.contextmanager
-    def handed_over(self) -> Iterator[tuple[int, ...]]:
-        """The file descriptors with which a process started in this block holds them in our place."""
-        try:
-            yield () if self._lock is None else (self._lock.descriptor,)
-        finally:
-            self.release()
 
 
 class ReplicaWeights:
