@@ -122,22 +122,35 @@ def test_the_application_waits_for_a_client_that_does_not_read():
     asyncio.run(main())
 
 
-def test_an_application_may_give_up_waiting_for_the_client_and_still_end_well():
-    async def app(scope, receive, send):
-        await send(start())
-        for _ in range(MAX_WAITING):
-            await send(body(b"x"))
-        waiting = asyncio.ensure_future(send(body(b"x")))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await send(body(more=False))
+def test_what_was_sent_is_read_though_the_application_gave_up_waiting_for_the_client():
+    got = []
 
     async def main():
-        caller = AsgiCaller(app, PATHS)
-        return b"".join([frame async for frame in caller.serve(CALL) if isinstance(frame, bytes)])
+        read, given_up = asyncio.Event(), asyncio.Event()
 
-    assert asyncio.run(main()) == b"x" * (MAX_WAITING + 1)
+        async def app(scope, receive, send):
+            await send(start())
+            await send(body(b"x"))
+            await read.wait()
+            for _ in range(MAX_WAITING):
+                await send(body(b"x"))
+            waiting = asyncio.ensure_future(send(body(b"x")))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            given_up.set()
+            raise RuntimeError("nobody reads")
+
+        frames = AsgiCaller(app, PATHS).serve(CALL)
+        assert [type(await anext(frames)) for _ in range(2)] == [Head, bytes]
+        read.set()
+        await given_up.wait()
+        async for frame in frames:
+            got.append(frame)  # noqa: PERF401  what came before the error counts too
+
+    with pytest.raises(EngineFailed):
+        asyncio.run(main())
+    assert b"".join(got) == b"x" * (MAX_WAITING + 1)
 
 
 def test_an_error_answer_becomes_an_error_of_ours():
