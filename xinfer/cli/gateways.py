@@ -148,7 +148,7 @@ class GatewayFleet:
                 self._spawn(slot)
 
     def _spawn(self, slot: int) -> None:
-        argv = [sys.executable, "-m", "xinfer.api", "--host", self._host, "--port", str(self._port)]
+        argv = [sys.executable, "-P", "-m", "xinfer.api", "--host", self._host, "--port", str(self._port)]
         argv += ["--policy", self._policy]
         env = child_environment(self._settings.environment())
         if self._count > 1:
