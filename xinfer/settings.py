@@ -78,6 +78,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpu_affinity: Literal["auto", "off"] = "auto"
     """Whether a replica with a share of at least one whole core of the CPU is kept to as many cores."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 32 * 1024 * 1024
+    media_hosts: str = "public"
+    """Where images that requests refer to are fetched from, separated by commas: ``public``, every host with public
+    addresses only; the name of a host, with or without a port, wherever it is; ``*``, anything; ``none``, nothing."""
+    media_max_images: Annotated[int, Meta(ge=1)] = 32
+    """In one request."""
+    media_max_mib: Annotated[int, Meta(ge=1)] = 20
+    """Of one image file, in MiB."""
+    media_max_pixels: Annotated[int, Meta(ge=1)] = 64_000_000
+    """Of one image: what it takes in memory once it is decoded."""
+    media_max_requests: Annotated[int, Meta(ge=1)] = 32
+    """With images, that one replica works on at once; others wait, because pixels take much more memory than files."""
+    media_timeout_s: Period = 20.0
+    """For fetching one image."""
     max_queued: Annotated[int, Meta(ge=1)] = 2048
     """Requests that one replica holds (running and waiting) before it answers 429."""
     model_src: Literal["auto", "huggingface", "modelscope"] = "auto"

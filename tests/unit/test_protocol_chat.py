@@ -243,7 +243,7 @@ def test_missing_fields():
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
-            "messages[0].content[0].type",
+            "messages[0].content[0].image_url",
         ),
         ({"role": "user", "content": "x", "prefix": True}, "messages[0].prefix"),
         ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),

@@ -24,8 +24,10 @@ from msgspec import Meta
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
 from xinfer.protocols.answers import DONE, ChunkFrame, TokenLogprob, ToolCall, ToolCallDelta, Usage, encode
+from xinfer.protocols.content import ImagePart, image_parts
 from xinfer.protocols.decoding import Count, GenerationRequest, check_common, decode
 from xinfer.protocols.messages import check_message
+from xinfer.protocols.tool_choice import is_allowed_tools, narrowed
 
 __all__ = ["ChatChoice", "ChatRequest", "ChatWriter", "parse_chat"]
 
@@ -50,6 +52,11 @@ class ChatRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=True):
     def token_limit(self) -> int | None:
         """``max_completion_tokens``, else its old name ``max_tokens``."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def images(self) -> list[ImagePart]:
+        """The images that the messages refer to, in order."""
+        return image_parts(self.messages)
 
     @property
     def active_tools(self) -> list[dict[str, Any]] | None:
@@ -81,8 +88,12 @@ class ChatRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(ChatRequest)
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: bytes, *, images: bool = False) -> ChatRequest:
     """Read and check the body of a chat request.
+
+    Args:
+        body: as it came.
+        images: whether the model sees; else messages with images are refused.
 
     Raises:
         InvalidRequest: malformed JSON, a missing field, a wrong type or range, a message that makes no sense.
@@ -93,7 +104,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     if not request.messages:
         raise InvalidRequest("'messages' must have at least one message", param="messages")
     for index, message in enumerate(request.messages):
-        check_message(message, f"messages[{index}]")
+        check_message(message, f"messages[{index}]", images=images)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
     for index, tool in enumerate(request.tools or ()):
@@ -135,7 +146,9 @@ def _check_tool_choice(request: ChatRequest) -> None:
         return
     if not request.tools:
         raise InvalidRequest("'tool_choice' needs 'tools' to choose from", param="tool_choice")
-    if isinstance(choice, dict):
+    if is_allowed_tools(choice):
+        request.tools, request.tool_choice = narrowed(request.tools, choice)
+    elif isinstance(choice, dict):
         function = choice.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         known = [tool["function"]["name"] for tool in request.tools]

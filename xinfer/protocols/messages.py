@@ -3,6 +3,7 @@
 from typing import Any
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
+from xinfer.protocols.content import check_content
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _STRINGS = ("name", "reasoning_content", "reasoning", "refusal", "tool_call_id")
@@ -21,8 +22,13 @@ _FIELDS = frozenset(
 )
 
 
-def check_message(message: dict[str, Any], where: str) -> None:
-    """Check one message; ``where`` names it in errors, for instance ``messages[2]``.
+def check_message(message: dict[str, Any], where: str, *, images: bool = False) -> None:
+    """Check one message.
+
+    Args:
+        message: as it came.
+        where: names it in errors, for instance ``messages[2]``.
+        images: whether the model sees; else images are refused.
 
     Raises:
         InvalidRequest: an unknown role, a missing or wrong field.
@@ -40,10 +46,10 @@ def check_message(message: dict[str, Any], where: str) -> None:
         _check_tool_calls(role, calls, where)
     content = message.get("content")
     if content is not None:
-        _check_content(content, f"{where}.content")
+        check_content(content, f"{where}.content", role, images=images)
     elif role != "assistant" or not (calls or message.get("refusal")):
         raise InvalidRequest(
-            f"{where}.content is missing: it must be a string or a list of text parts", param=f"{where}.content"
+            f"{where}.content is missing: it must be a string or a list of parts", param=f"{where}.content"
         )
     if role == "tool" and not message.get("tool_call_id"):
         raise InvalidRequest(
@@ -62,24 +68,6 @@ def _checked_role(message: dict[str, Any], where: str) -> str:
         return role
     problem = f"is {role!r}" if "role" in message else "is missing"
     raise InvalidRequest(f"{where}.role {problem}; it must be one of: {', '.join(_ROLES)}", param=f"{where}.role")
-
-
-def _check_content(content: Any, where: str) -> None:
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list) or not content:
-        raise InvalidRequest(f"{where} must be a string or a non-empty list of text parts", param=where)
-    for index, part in enumerate(content):
-        at = f"{where}[{index}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str):
-            raise InvalidRequest(f'{at} must be an object with a type, such as {{"type": "text"}}', param=at)
-        if kind != "text":
-            raise UnsupportedParameter(
-                f"{at}.type {kind!r} is not supported: this model reads only text parts", param=f"{at}.type"
-            )
-        if not isinstance(part.get("text"), str):
-            raise InvalidRequest(f"{at}.text must be a string", param=f"{at}.text")
 
 
 def _check_tool_calls(role: str, calls: Any, where: str) -> None:
