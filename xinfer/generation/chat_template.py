@@ -45,7 +45,8 @@ class ChatTemplate:
         self.source = source
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
         """Names that the template reads and does not set itself."""
-        self._reads_parts = _iterates_over_content(tree)
+        self.reads_parts = _iterates_over_content(tree)
+        """Whether it reads lists of parts by itself; else the texts of the parts are given to it as one."""
         self._special_tokens = dict(special_tokens)
 
     def render(
@@ -56,7 +57,8 @@ class ChatTemplate:
         Args:
             messages: in the OpenAI shape.
             tools: what the model may call, or ``None``.
-            arguments: further variables, such as ``enable_thinking``.
+            arguments: further variables, such as ``enable_thinking``; ``add_generation_prompt`` is true unless it is
+                here.
 
         Raises:
             UnsupportedParameter: tools or a variable that the template does not read.
@@ -75,7 +77,7 @@ class ChatTemplate:
             "messages": prepared,
             "tools": list(tools) if tools else None,
             "documents": None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": arguments.get("add_generation_prompt", True),
         }
         try:
             return self._template.render(variables)
@@ -94,7 +96,7 @@ class ChatTemplate:
         if prepared["role"] == "developer" and "developer" not in self.source:
             prepared["role"] = "system"
         content = prepared["content"]
-        if isinstance(content, list) and not self._reads_parts:
+        if isinstance(content, list) and not self.reads_parts:
             prepared["content"] = "\n".join(part["text"] for part in content)
         if "tool_calls" in prepared:
             prepared["tool_calls"] = [

@@ -6,6 +6,6 @@ HOT = Hot(
     Op.DETOKENIZE,
     ("/v1/detokenize", "/detokenize"),
     "Turn tokens into text",
-    "Answered by vLLM.",
+    "Special tokens are written as the model's files write them.",
     DetokenizeBody,
 )

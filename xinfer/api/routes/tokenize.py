@@ -6,6 +6,6 @@ HOT = Hot(
     Op.TOKENIZE,
     ("/v1/tokenize", "/tokenize"),
     "Turn text into tokens",
-    "A prompt, or a chat as its template renders it. Answered by vLLM.",
+    "A prompt, or a chat as its template renders it.",
     TokenizeBody,
 )

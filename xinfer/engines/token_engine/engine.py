@@ -2,6 +2,7 @@
 
 import abc
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar, Generic, TypeVar
@@ -11,16 +12,22 @@ import msgspec
 from xinfer.devices import Grant
 from xinfer.engines import base
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Available, Call, Frame, Load, Match, parse_options
+from xinfer.engines.media import Image, ImageLoader
 from xinfer.engines.token_engine.constraint import GrammarCompiler
 from xinfer.engines.token_engine.job import Job, JobMaker
 from xinfer.engines.token_engine.loop import Runner, StepLoop
+from xinfer.engines.token_engine.pictures import ImageReader
 from xinfer.engines.token_engine.prompts import Limits
 from xinfer.engines.token_engine.request import RunningRequest
 from xinfer.engines.token_engine.text import Piece
+from xinfer.engines.token_engine.tokenization import TOKEN_OPS, Tokenization
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 from xinfer.errors import NotReady
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.ops import Op
+from xinfer.protocols.chat import ChatRequest
+from xinfer.protocols.completions import CompletionRequest
+from xinfer.settings import Settings
 from xinfer.spec import Adapter, Format, ModelSpec
 
 HONOURED = frozenset(
@@ -69,6 +76,10 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     read_adapter: Callable[[Adapter], object] | None = None
     """Makes a LoRA adapter ready for the runner, as ``Sequence.adapter``; None: it takes none. Works in any thread."""
+    image_reader: ImageReader | None = None
+    """None: the model sees nothing."""
+    beginning: tuple[int, ...] = ()
+    """Tokens that the model wants before every prompt, and that its chat template leaves to others."""
     control_tokens: frozenset[str] = frozenset()
     """Marks that steer the model when a template writes them, and are mere text in what clients write."""
 
@@ -84,7 +95,7 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    ops: ClassVar[frozenset[Op]] = frozenset({Op.CHAT, Op.COMPLETION})
+    ops: ClassVar[frozenset[Op]] = frozenset({Op.CHAT, Op.COMPLETION}) | TOKEN_OPS
     formats: ClassVar[frozenset[Format]]
     install: ClassVar[str]
     preference: ClassVar[int]
@@ -111,6 +122,8 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
 
     def __init__(self) -> None:
         self._jobs: JobMaker | None = None
+        self._tokenization: Tokenization | None = None
+        self._images: ImageLoader | None = None
         self._steps: StepLoop | None = None
         self._grammars: GrammarCompiler | None = None
 
@@ -125,14 +138,18 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
             self.honoured,
             self.name,
             control_tokens=model.control_tokens,
+            reader=model.image_reader,
+            beginning=model.beginning,
         )
+        self._tokenization = Tokenization(self._jobs, model.tokenizer, model.limits)
+        self._images = ImageLoader.of(Settings.from_env())
         grammars = GrammarCompiler(model.tokenizer, model.limits.stop_ids)
         await asyncio.to_thread(grammars.prepare)
         self._grammars = grammars
         self._steps = StepLoop(model.runner, name=f"{self.name}-steps")
 
     async def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """Answer one chat or completion request. Closing the generator stops the work for it before the next step.
+        """Answer one request. Closing the generator stops the work for it before the next step.
 
         Raises:
             InvalidRequest: the request is wrong, or asks for what the model cannot do.
@@ -140,27 +157,65 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
         """
         if self._jobs is None or self._steps is None or self._grammars is None:
             raise NotReady("the model is not loaded yet", retry_after=1)
-        if len(call.body) < LARGE_BODY:
-            job = self._jobs.make(call, int(time.time()))
-        else:
-            job = await asyncio.to_thread(self._jobs.make, call, int(time.time()))
-        job.adapter = self.adapter_of(call.model)
-        if job.grammar is not None:
-            known = self._grammars.cached(job.grammar)
-            job.constraints = known or await asyncio.to_thread(self._grammars.compile, job.grammar)
-        request = RunningRequest(job)
-        steps = self._steps
-        steps.submit(request.sequences)
-        try:
-            if job.stream:
-                async for frame in _stream(job, request, steps):
-                    yield frame
-            else:
-                body = await _whole(job, request, steps)
-                yield JSON_HEAD
-                yield body
-        finally:
-            steps.cancel(request.unfinished())
+        if call.op in TOKEN_OPS:
+            body = await self._tokenize(call)
+            yield JSON_HEAD
+            yield body
+            return
+        jobs, steps, grammars = self._jobs, self._steps, self._grammars
+        is_large = len(call.body) >= LARGE_BODY
+        asked = await asyncio.to_thread(jobs.read, call) if is_large else jobs.read(call)
+        async with self._turn_of(asked):
+            job = await self._job(jobs, call, asked)
+            job.adapter = self.adapter_of(call.model)
+            if job.grammar is not None:
+                known = grammars.cached(job.grammar)
+                job.constraints = known or await asyncio.to_thread(grammars.compile, job.grammar)
+            request = RunningRequest(job)
+            steps.submit(request.sequences)
+            try:
+                if job.stream:
+                    async for frame in _stream(job, request, steps):
+                        yield frame
+                else:
+                    body = await _whole(job, request, steps)
+                    yield JSON_HEAD
+                    yield body
+            finally:
+                steps.cancel(request.unfinished())
+
+    async def _tokenize(self, call: Call) -> bytes:
+        """Tokens of a text or a chat, or the other way round: nothing that the model has to run for."""
+        service = self._tokenization
+        assert service is not None, "it is made together with the jobs"
+        if call.op is Op.DETOKENIZE:
+            return await asyncio.to_thread(service.text, call.body)
+        request, chat = await asyncio.to_thread(service.read, call.body)
+        images = [] if chat is None else await self._images_of(chat)
+        return await asyncio.to_thread(service.answer, request, chat, images)
+
+    def _turn_of(self, request: ChatRequest | CompletionRequest) -> contextlib.AbstractAsyncContextManager[None]:
+        """Requests with images take turns."""
+        if isinstance(request, ChatRequest) and request.images:
+            return self._loader().turn()
+        return contextlib.nullcontext()
+
+    async def _job(self, jobs: JobMaker, call: Call, request: ChatRequest | CompletionRequest) -> Job:
+        """Get the images that a request refers to, and make it ready."""
+        created = int(time.time())
+        images = await self._images_of(request)
+        if images or len(call.body) >= LARGE_BODY:
+            return await asyncio.to_thread(jobs.make, call, request, created, images)
+        return jobs.make(call, request, created)
+
+    async def _images_of(self, request: ChatRequest | CompletionRequest) -> list[Image]:
+        parts = request.images if isinstance(request, ChatRequest) else []
+        return await self._loader().load(parts) if parts else []
+
+    def _loader(self) -> ImageLoader:
+        if self._images is None:
+            raise NotReady("the model is being closed", retry_after=1)
+        return self._images
 
     def adapter_of(self, model: str) -> object:  # noqa: ARG002  for engines that have some
         """What changes the model for calls that ask for ``model``; None: nothing."""
@@ -168,7 +223,11 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
 
     def load_report(self) -> Load:
         """How many requests run and wait, and how full the cache is."""
-        return Load() if self._steps is None else self._steps.report()
+        if self._steps is None or self._images is None:
+            return Load()
+        load = self._steps.report()
+        waiting = self._images.waiting
+        return msgspec.structs.replace(load, queued=load.queued + waiting) if waiting else load
 
     def failure(self) -> str:
         """Why the thread that runs the model has died."""
@@ -177,6 +236,9 @@ class TokenEngine(abc.ABC, Generic[OptionsT]):
     async def close(self) -> None:
         """End the thread; requests under way fail. Memory goes with the engine object."""
         steps, self._steps, self._jobs, self._grammars = self._steps, None, None, None
+        images, self._images = self._images, None
+        if images is not None:
+            await images.close()
         if steps is not None:
             await asyncio.to_thread(steps.close)
 

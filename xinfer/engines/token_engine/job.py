@@ -1,13 +1,16 @@
 """A request made ready: checked, tokenized, with a writer for its answer."""
 
 from collections.abc import Callable, Collection
+from collections.abc import Sequence as Items
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from xinfer.engines.base import Call
+from xinfer.engines.media import Image
 from xinfer.engines.token_engine.answers import Answer, ChatAnswer, CompletionAnswer
 from xinfer.engines.token_engine.constraint import Constraints
+from xinfer.engines.token_engine.pictures import ImageReader
 from xinfer.engines.token_engine.prompts import Limits, Prompt, chat_prompt, completion_prompts, sampling_for
 from xinfer.engines.token_engine.sequence import Candidates
 from xinfer.engines.token_engine.shield import Shield
@@ -21,7 +24,7 @@ from xinfer.generation.sampling import Sampling
 from xinfer.generation.tool_calls import Tool, new_call_id, read_tools, tool_form
 from xinfer.ops import Op
 from xinfer.protocols.chat import ChatRequest, ChatWriter, parse_chat
-from xinfer.protocols.completions import CompletionWriter, parse_completion
+from xinfer.protocols.completions import CompletionRequest, CompletionWriter, parse_completion
 from xinfer.protocols.decoding import GenerationRequest, refuse_unsupported
 
 
@@ -50,7 +53,7 @@ class Job(msgspec.Struct, kw_only=True):
 
 
 class JobMaker:
-    """Makes jobs for one model."""
+    """Makes jobs for one model, in two steps: what a request refers to has to be fetched in between."""
 
     def __init__(
         self,
@@ -61,35 +64,76 @@ class JobMaker:
         engine: str,
         *,
         control_tokens: Collection[str] = (),
+        reader: ImageReader | None = None,
+        beginning: Items[int] = (),
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._limits = limits
         self._honoured = honoured
         self._engine = engine
-        self._shield = Shield(control_tokens)
+        self._shield = Shield(control_tokens if reader is None else {*control_tokens, reader.mark})
+        self._reader = reader
+        self._beginning = list(beginning)
         source = template.source if template else ""
         self._reasoning = None if template is None else reasoning_form(source, tokenizer.vocabulary)
         self._tool_form = tool_form(source)
 
-    def make(self, call: Call, created: int) -> Job:
-        """Read a request.
+    @property
+    def sees(self) -> bool:
+        """Whether messages may have images."""
+        return self._reader is not None
 
-        Args:
-            call: the request.
-            created: epoch seconds, for the answer.
+    def chat_prompt(self, request: ChatRequest, images: Items[Image] = ()) -> Prompt:
+        """What the model is given to continue for a chat.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or it refuses these messages, or an image cannot be read.
+        """
+        return chat_prompt(
+            request,
+            self._template,
+            self._tokenizer,
+            self._shield,
+            reader=self._reader,
+            images=images,
+            beginning=self._beginning,
+        )
+
+    def read(self, call: Call) -> ChatRequest | CompletionRequest:
+        """Read a request.
 
         Raises:
             InvalidRequest: the request is wrong, or asks for what the model or engine cannot do.
         """
-        return self._chat(call, created) if call.op is Op.CHAT else self._completion(call, created)
-
-    def _chat(self, call: Call, created: int) -> Job:
-        request = parse_chat(call.body)
+        request: ChatRequest | CompletionRequest
+        is_chat = call.op is Op.CHAT
+        request = parse_chat(call.body, images=self.sees) if is_chat else parse_completion(call.body)
         refuse_unsupported(request, self._honoured, self._engine)
+        return request
+
+    def make(
+        self, call: Call, request: ChatRequest | CompletionRequest, created: int, images: Items[Image] = ()
+    ) -> Job:
+        """Make what was read ready.
+
+        Args:
+            call: where it was read from.
+            request: what was read.
+            created: epoch seconds, for the answer.
+            images: those of the messages, in order.
+
+        Raises:
+            InvalidRequest: the request is wrong, or asks for what the model or engine cannot do.
+        """
+        if isinstance(request, ChatRequest):
+            return self._chat(call, request, created, images)
+        return self._completion(call, request, created)
+
+    def _chat(self, call: Call, request: ChatRequest, created: int, images: Items[Image]) -> Job:
         if request.active_tools and self._tool_form is None:
             raise UnsupportedParameter("this model does not write tool calls; leave 'tools' out", param="tools")
-        prompt = chat_prompt(request, self._template, self._tokenizer, self._shield)
+        prompt = self.chat_prompt(request, images)
         writer = ChatWriter(
             f"chatcmpl-{request.request_id or call.request_id}",
             call.model or request.model,
@@ -119,9 +163,7 @@ class JobMaker:
         _check_grammar(request, job.grammar)
         return job
 
-    def _completion(self, call: Call, created: int) -> Job:
-        request = parse_completion(call.body)
-        refuse_unsupported(request, self._honoured, self._engine)
+    def _completion(self, call: Call, request: CompletionRequest, created: int) -> Job:
         prompts = completion_prompts(request, self._tokenizer, self._limits)
         writer = CompletionWriter(
             f"cmpl-{request.request_id or call.request_id}",

@@ -1,4 +1,8 @@
-"""The thread that runs the model: requests come in between two steps, and all new tokens go out in one hand-over."""
+"""The thread that runs the model: requests come in between two steps, and new tokens of all go out in one hand-over.
+
+Waking the event loop costs as much as some small models need for a token, so tokens that nobody reads along wait for
+the next hand-over that has a reason.
+"""
 
 import asyncio
 import contextlib
@@ -55,6 +59,8 @@ class StepLoop:
         self._closing = False
         self._failure: EngineFailed | None = None
         self._rate = _Rate()
+        self._tokens_made = 0
+        """Since it began. Only the thread changes it."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -76,7 +82,9 @@ class StepLoop:
         """The runner's load, with what it has not seen yet, and the recent speed."""
         load = self._runner.report()
         arriving = sum(1 for starts, _ in self._inbox.copy() if starts)
-        return msgspec.structs.replace(load, queued=load.queued + arriving, tokens_per_s=self._rate.current())
+        return msgspec.structs.replace(
+            load, queued=load.queued + arriving, tokens_per_s=self._rate.current(self._tokens_made)
+        )
 
     @property
     def failure(self) -> str:
@@ -99,15 +107,20 @@ class StepLoop:
 
     def _run(self) -> None:
         running: set[Sequence] = set()
+        made: list[Progress] = []
         reason = "the engine was closed"
         try:
             while self._take_messages(running):
                 if not self._runner.has_work():
-                    continue  # all that came was that somebody wants no more
+                    made.clear()  # it is of sequences that nobody waits for any more
+                    continue
                 progress = self._runner.step()
-                if progress:
-                    running.difference_update([item.sequence for item in progress if item.ending is not None])
-                    self._hand_over(self._deliver, progress)
+                made += progress
+                self._tokens_made += len(progress)
+                running.difference_update([item.sequence for item in progress if item.ending is not None])
+                if any(item.ending is not None or item.sequence.receiver.is_eager for item in progress):
+                    self._hand_over(self._deliver, made)
+                    made = []
         except Exception as error:  # the boundary of the thread: nobody else would tell those who wait
             log.exception("the engine failed")
             reason = f"the engine failed: {describe(error)}"
@@ -137,8 +150,8 @@ class StepLoop:
 
     # --- on the event loop ---
 
-    def _deliver(self, progress: list[Progress]) -> None:
-        self._rate.add(len(progress))
+    @staticmethod
+    def _deliver(progress: list[Progress]) -> None:
         for item in progress:
             item.sequence.receiver.receive(item)
 
@@ -159,17 +172,11 @@ class _Rate:
         self._tokens = 0
         self._last = 0.0
 
-    def add(self, tokens: int) -> None:
-        self._turn()
-        self._tokens += tokens
-
-    def current(self) -> float:
-        self._turn()
-        return self._last
-
-    def _turn(self) -> None:
+    def current(self, tokens: int) -> float:
+        """The rate, where so many have been made since the beginning."""
         elapsed = time.monotonic() - self._since
         if elapsed >= RATE_WINDOW_S:
-            self._last = self._tokens / elapsed
+            self._last = (tokens - self._tokens) / elapsed
             self._since += elapsed
-            self._tokens = 0
+            self._tokens = tokens
+        return self._last

@@ -1,11 +1,14 @@
 """From a request to what an engine is asked to continue: prompts as token ids, and how to sample."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
+from xinfer.engines.media import Image
+from xinfer.engines.token_engine.pictures import ImageReader, check_marks, marked
 from xinfer.engines.token_engine.shield import Shield
-from xinfer.engines.token_engine.tokenizer import Tokenizer
+from xinfer.engines.token_engine.tokenizer import Tokenizer, begun
 from xinfer.errors import ContextOverflow, InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.sampling import Sampling
@@ -35,10 +38,19 @@ class Prompt(msgspec.Struct, frozen=True):
 
     ids: list[int]
     text: str
+    images: Any = None
+    """For the runner; see ``Sequence.images``."""
 
 
 def chat_prompt(
-    request: ChatRequest, template: ChatTemplate | None, tokenizer: Tokenizer, shield: Shield | None = None
+    request: ChatRequest,
+    template: ChatTemplate | None,
+    tokenizer: Tokenizer,
+    shield: Shield | None = None,
+    *,
+    reader: ImageReader | None = None,
+    images: Sequence[Image] = (),
+    beginning: Sequence[int] = (),
 ) -> Prompt:
     """Render and tokenize the messages.
 
@@ -47,9 +59,12 @@ def chat_prompt(
         template: the model's.
         tokenizer: the model's.
         shield: keeps what is in the messages from steering the model; ``None``: the tokenizer knows the difference.
+        reader: for the images; ``None``: the model sees none.
+        images: those of the messages, in order.
+        beginning: tokens that come first, where the template does not write them itself.
 
     Raises:
-        InvalidRequest: the model has no chat template, or it refuses these messages.
+        InvalidRequest: the model has no chat template, or it refuses these messages, or an image cannot be read.
         UnsupportedParameter: the template has no tools, or cannot think.
     """
     if template is None:
@@ -64,14 +79,23 @@ def chat_prompt(
     written, cut = (request.messages, request.active_tools, arguments), ""
     if shield is not None:
         written, cut = shield.cut(written)
-    text = template.render(*written)
-    if not cut:
-        return Prompt(tokenizer.encode(text, add_special=False), text)
-    first, *rest = text.split(cut)
-    ids = tokenizer.encode(first, add_special=False)
-    for part in rest:
-        ids += tokenizer.encode(part, add_special=False)
-    return Prompt(ids, text.replace(cut, ""))
+    messages, tools, arguments = written
+    if reader is None or not images:
+        text = template.render(messages, tools, arguments)
+    else:
+        as_parts = reader.template_writes_mark and template.reads_parts
+        text = template.render(marked(messages, reader.mark, as_parts=as_parts), tools, arguments)
+
+    def encode(text: str) -> list[int]:
+        pieces = text.split(cut) if cut else [text]
+        return [token for piece in pieces for token in tokenizer.encode(piece, add_special=False)]
+
+    plain = text.replace(cut, "") if cut else text
+    if reader is None or not images:
+        return Prompt(begun(encode(text), beginning), plain)
+    check_marks(text, reader.mark, images)
+    ids, prepared = reader.prompt(text, images, encode, beginning)
+    return Prompt(ids, plain, prepared)
 
 
 def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits: Limits) -> list[Prompt]:
@@ -86,7 +110,7 @@ def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits:
         if isinstance(given, str):
             prompt = Prompt(tokenizer.encode(given, add_special=True), given)
         else:
-            _check_ids(given, where, limits)
+            check_ids(given, where, limits)
             prompt = Prompt(given, "")
         if not prompt.ids:
             raise InvalidRequest(f"{where} is empty: this model needs at least one token to continue", param=where)
@@ -101,8 +125,8 @@ def sampling_for(request: GenerationRequest, prompt: Prompt, limits: Limits) -> 
         ContextOverflow: the prompt, or the prompt with the tokens asked for, is longer than the context.
         InvalidRequest: ``logit_bias`` or ``stop_token_ids`` have ids that the model does not know.
     """
-    _check_ids(request.logit_bias or (), "logit_bias", limits)
-    _check_ids(request.stop_token_ids or (), "stop_token_ids", limits)
+    check_ids(request.logit_bias or (), "logit_bias", limits)
+    check_ids(request.stop_token_ids or (), "stop_token_ids", limits)
     is_chat = isinstance(request, ChatRequest)
     default = limits.defaults.get
 
@@ -152,7 +176,12 @@ def _token_limit(request: GenerationRequest, prompt: Prompt, limits: Limits, *, 
     return asked
 
 
-def _check_ids(ids: object, where: str, limits: Limits) -> None:
+def check_ids(ids: object, where: str, limits: Limits) -> None:
+    """Whether the model has these tokens.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
     assert isinstance(ids, list | dict | tuple)
     if ids and max(ids) >= limits.vocabulary_size:
         raise InvalidRequest(

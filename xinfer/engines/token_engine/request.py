@@ -28,12 +28,13 @@ class RunningRequest:
                         choice=choice,
                         group=group,
                         adapter=job.adapter,
+                        images=prompt.images,
                         constraint=job.constraints.start() if job.constraints else None,
                         prompt_candidates=scores,
                     )
                 )
         self._choices = job.choices
-        self._eager = job.eager
+        self.is_eager = job.eager
         self._prompt_tokens = sum(len(prompt.ids) for prompt in job.prompts)
         self._arrived: list[Progress] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -51,7 +52,7 @@ class RunningRequest:
         if progress.ending is not None:
             self._running.discard(progress.sequence)
             self._error = self._error or progress.sequence.refusal
-        if self._waiter is not None and (self._eager or not self._running):
+        if self._waiter is not None and (self.is_eager or not self._running):
             self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -73,7 +74,7 @@ class RunningRequest:
         Raises:
             EngineFailed: there will be no more.
         """
-        if self._running and not (self._eager and self._arrived):
+        if self._running and not (self.is_eager and self._arrived):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._error is not None:

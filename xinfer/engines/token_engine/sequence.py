@@ -46,7 +46,10 @@ class Progress(NamedTuple):
 
 
 class Receiver(Protocol):
-    """Who waits for tokens. Called on the event loop only."""
+    """Who waits for tokens. Its methods are called on the event loop only."""
+
+    is_eager: bool
+    """Tokens are wanted as they come; else it is enough to have them when their sequence ends. Does not change."""
 
     def receive(self, progress: Progress) -> None:
         """A new token."""
@@ -65,6 +68,7 @@ class Sequence:
         choice: the index of the answer in its request.
         group: sequences with the same group have the same prompt, and may share the work on it.
         adapter: weights that the runner knows and that change the model for this sequence; ``None``: nothing does.
+        images: what the runner has to know about the images in the prompt; ``None``: there are none.
         constraint: what it may write, where that is not left to the model. A runner masks by it before it chooses.
         prompt_candidates: where to put the candidates at each prompt token, before the first new token is reported;
             ``None``: nobody asked for them.
@@ -77,6 +81,7 @@ class Sequence:
         "constraint",
         "generated",
         "group",
+        "images",
         "prompt",
         "prompt_candidates",
         "random",
@@ -95,6 +100,7 @@ class Sequence:
         choice: int = 0,
         group: object = None,
         adapter: Any = None,
+        images: Any = None,
         constraint: Constraint | None = None,
         prompt_candidates: list[Candidates | None] | None = None,
     ) -> None:
@@ -104,6 +110,7 @@ class Sequence:
         self.choice = choice
         self.group = group
         self.adapter = adapter
+        self.images = images
         self.constraint = constraint
         self.refusal: InvalidRequest | None = None
         """Why it cannot go on."""

@@ -6,6 +6,11 @@ from typing import Protocol
 from xinfer.generation.detokenizer import Detokenizer
 
 
+def begun(ids: list[int], beginning: Sequence[int]) -> list[int]:
+    """The tokens, with those before them with which the model wants everything to begin, unless they do."""
+    return ids if ids[: len(beginning)] == list(beginning) else [*beginning, *ids]
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back. Used from the event loop and from worker threads."""
 
