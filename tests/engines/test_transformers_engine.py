@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from engines.asking import GRANT, chat, complete, frames, text_of, with_engine  # noqa: E402
 from fakes.tiny_qwen import write_tiny_qwen  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -21,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models  # noqa: E402
 
 import xinfer.catalog  # noqa: E402
 from xinfer.devices import DeviceSlice, Grant, Lease  # noqa: E402
-from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Call, Frame  # noqa: E402
+from xinfer.engines.base import Call  # noqa: E402
 from xinfer.engines.transformers import ENGINE  # noqa: E402
 from xinfer.engines.transformers.tokenizer import FastTokenizer  # noqa: E402
 from xinfer.errors import ContextOverflow, InvalidRequest, LoadFailed  # noqa: E402
@@ -31,7 +32,6 @@ from xinfer.spec import Format, ModelSpec  # noqa: E402
 pytestmark = pytest.mark.engine("transformers")
 
 DEMO = Path(xinfer.catalog.__file__).parent / "demo" / "demo-chat"
-GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()))
 TEMPLATE = "{% for m in messages %}<|turn|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|turn|>assistant "
 TEXT = Path(__file__).read_text(encoding="utf-8")
 
@@ -46,41 +46,7 @@ def spec_of(folder: Path) -> ModelSpec:
 
 
 def with_model(folder: Path, use: Callable[[Any], Awaitable[Any]], grant: Grant = GRANT, **options: Any) -> Any:
-    """Load a model, use it, close it."""
-
-    async def main() -> Any:
-        engine = ENGINE()
-        await engine.load(spec_of(folder), options, grant, lambda _stage, _fraction: None)
-        try:
-            return await use(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-async def frames(engine: Any, op: Op, **fields: Any) -> list[Frame]:
-    body = json.dumps({"model": "m", **fields}).encode()
-    return [frame async for frame in engine.serve(Call("id", op, body, "m"))]
-
-
-async def complete(engine: Any, prompt: Any, **fields: Any) -> dict[str, Any]:
-    """A greedy completion, unless the fields say otherwise."""
-    asked = {"temperature": 0, "max_tokens": 12, "ignore_eos": True, **fields}
-    if not asked.get("stream"):
-        head, body = await frames(engine, Op.COMPLETION, prompt=prompt, **asked)
-        assert head == JSON_HEAD
-        return json.loads(body)
-    head, *rest = await frames(engine, Op.COMPLETION, prompt=prompt, **asked)
-    assert head == SSE_HEAD
-    lines = b"".join(rest).decode().split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
-    parts = [part for line in lines[:-2] for part in json.loads(line[6:])["choices"]]
-    return {"choices": [{"text": "".join(part["text"] for part in parts), "finish_reason": parts[-1]["finish_reason"]}]}
-
-
-def text_of(answer: dict[str, Any], choice: int = 0) -> str:
-    return answer["choices"][choice]["text"]
+    return with_engine(ENGINE, spec_of(folder), use, grant, options)
 
 
 PROMPTS = [[(7 * start + 3 * step) % 509 for step in range(2 + 5 * start)] for start in range(32)]
@@ -206,29 +172,6 @@ def test_memory_that_runs_out_suspends_the_youngest_and_loses_nothing(tiny):
 @pytest.fixture(scope="module")
 def golden() -> dict[str, list[dict[str, Any]]]:
     return json.loads((DEMO.parent / "golden.json").read_text(encoding="utf-8"))
-
-
-async def chat(engine: Any, **fields: Any) -> dict[str, Any]:
-    """A greedy answer: its message, with the reason why it ended; a stream is put together."""
-    head, *rest = await frames(engine, Op.CHAT, temperature=0, **fields)
-    if not fields.get("stream"):
-        answer = json.loads(rest[0])
-        choice = answer["choices"][0]
-        return {**choice["message"], "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
-    assert head == SSE_HEAD
-    message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
-    chunks = [json.loads(line[6:]) for line in b"".join(rest).decode().split("\n\n")[:-2]]
-    message["usage"] = chunks.pop()["usage"]
-    for chunk in chunks:
-        part = chunk["choices"][0]
-        message["content"] += part["delta"].get("content", "")
-        message["reasoning_content"] += part["delta"].get("reasoning_content", "")
-        for call in part["delta"].get("tool_calls", ()):
-            if "id" in call:
-                message["tool_calls"].append({"function": {"name": call["function"]["name"], "arguments": ""}})
-            message["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-        message["finish_reason"] = part["finish_reason"]
-    return message
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -510,7 +453,6 @@ def test_what_cannot_be_loaded_says_why(tiny, tmp_path):
         ({"architectures": ["BertModel"]}, "BertModel"),
         ({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}, "encoder-decoder"),
         ({"architectures": ["XForCausalLM"], "layer_types": ["full_attention", "mamba"]}, "mamba"),
-        ({"architectures": ["XForCausalLM"], "quantization_config": {"quant_method": "awq"}}, "awq"),
     ],
 )
 def test_models_it_does_not_accept(tmp_path, config, reason):

@@ -4,6 +4,7 @@ Those of ``DECODERS`` and ``ENCODERS`` can be run. The others only look right: t
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import transformers
 from fakes.lora import write_lora
 from fakes.tiny_qwen import write_tokenizer
 from safetensors.numpy import save_file
+from safetensors.torch import load_file as load_torch_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TEXT = "A goose flew over the quiet lake. What does the goose say? It says: good evening to the lake, and to you. "
@@ -159,12 +161,89 @@ def write_llm_embedder(folder: Path) -> Path:
     return folder
 
 
+JUDGES = (
+    "<|im_start|>"
+    "{{ messages | selectattr('role', 'eq', 'system') | map(attribute='content') | first | default('Judge.') }}"
+    "\nQ: {{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}"
+    "\nD: {{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') | first }}<|im_end|>so: "
+)
+"""A chat template for queries and documents."""
+CARD = "---\nlicense: apache-2.0\npipeline_tag: text-ranking\n---\n# A reranker\n"
+
+
+def write_bare_llm_reranker(folder: Path) -> Path:
+    """A Qwen3 whose score is how likely it says "yes", as Qwen3-Reranker was published first: only its card says so."""
+    write_decoder(folder, "qwen3")
+    _write(folder, {"tokenizer_config": {"chat_template": f"<|im_start|>{CHAT}", "eos_token": "<|end|>"}})
+    (folder / "README.md").write_text(CARD)
+    _lengthen(folder)
+    _add_answers(folder)
+    return folder
+
+
+def write_question_reranker(folder: Path) -> Path:
+    """A Qwen2 without a chat template that is asked for "Yes", as bge-reranker-v2-gemma; only its name says so."""
+    assert "rerank" in folder.name
+    write_decoder(folder, "base")
+    _write(folder, {"tokenizer_config": {"bos_token": "<|turn|>"}})
+    _lengthen(folder)
+    _add_answers(folder)
+    return folder
+
+
+def _lengthen(folder: Path) -> None:
+    """Room for long prompts, of which a toy tokenizer makes a token of nearly every letter."""
+    config = json.loads((folder / "config.json").read_text())
+    _write(folder, {"config": {**config, "max_position_embeddings": 1024}})
+
+
+def _add_answers(folder: Path) -> list[int]:
+    """The ids of the words that rerankers answer with, which its tokenizer has from now on."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words = ["yes", "no", "Yes"]
+    tokenizer.add_tokens(words)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return [tokenizer.token_to_id(word) for word in words]
+
+
+def write_llm_reranker(folder: Path) -> Path:
+    """A Qwen3 whose score is how likely it says "yes", as Qwen3-Reranker is published for Sentence Transformers."""
+    write_decoder(folder, "qwen3")
+    modules = [
+        {"idx": 0, "name": "0", "type": "sentence_transformers.base.modules.transformer.Transformer", "path": ""},
+        {
+            "idx": 1,
+            "name": "1",
+            "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+            "path": "1_LogitScore",
+        },
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    yes, no, _ = _add_answers(folder)
+    (folder / "1_LogitScore").mkdir()
+    _write(folder / "1_LogitScore", {"config": {"true_token_id": yes, "false_token_id": no}})
+    task = {
+        "transformer_task": "text-generation",
+        "modality_config": {
+            "text": {"method": "forward", "method_output_name": "logits"},
+            "message": {"method": "forward", "method_output_name": "logits", "format": "flat"},
+        },
+        "module_output_name": "causal_logits",
+    }
+    _write(folder, {"config_sentence_transformers": {"model_type": "CrossEncoder"}, "sentence_bert_config": task})
+    _write(folder, {"tokenizer_config": {"chat_template": JUDGES, "eos_token": "<|end|>", "pad_token": "<|end|>"}})
+    return folder
+
+
 ENCODERS: Mapping[str, Callable[[Path], Path]] = {
+    "pickled-embedding": lambda folder: pickled(write_embedder(folder)),
     "bert-embedding": write_embedder,
     "xlmr-embedding": write_plain_embedder,
     "bert-reranker": write_cross_encoder,
     "xlmr-reranker": write_multilingual_cross_encoder,
     "llm-embedding": write_llm_embedder,
+    "llm-reranker": write_llm_reranker,
+    "bare-llm-reranker": write_bare_llm_reranker,
 }
 
 
@@ -181,23 +260,6 @@ def _encoder(folder: Path, family: str, head: str, **more: Any) -> Path:
     tokenizer.post_processor = processors.BertProcessing(*ends)
     tokenizer.save(str(folder / "tokenizer.json"))
     _write(folder, {"tokenizer_config": {"model_max_length": 64}})
-    return folder
-
-
-def write_llm_reranker(folder: Path) -> Path:
-    """A Qwen3 whose score is how likely it says "yes", as Qwen3-Reranker is published."""
-    write_decoder(folder, "qwen3")
-    modules = [
-        {"idx": 0, "name": "0", "type": "sentence_transformers.base.modules.transformer.Transformer", "path": ""},
-        {
-            "idx": 1,
-            "name": "1",
-            "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
-            "path": "1_LogitScore",
-        },
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    _write(folder, {"config_sentence_transformers": {"model_type": "CrossEncoder"}})
     return folder
 
 
@@ -287,7 +349,7 @@ def write_with_code(folder: Path) -> Path:
 
 
 LOOKALIKES: Mapping[str, Callable[[Path], Path]] = {
-    "llm-reranker": write_llm_reranker,
+    "question-reranker": write_question_reranker,
     "vision-language": write_vision_language,
     "whisper": write_whisper,
     "voice": write_voice,
@@ -426,6 +488,26 @@ def write_cut_off_gguf(folder: Path) -> Path:
     return folder
 
 
+def pickled(folder: Path) -> Path:
+    """A model folder with its weights in PyTorch's older form instead."""
+    file = folder / "model.safetensors"
+    torch.save(load_torch_file(file), folder / "pytorch_model.bin")
+    file.unlink()
+    return folder
+
+
+def write_malicious(folder: Path) -> Path:
+    """A pickle that would run a command."""
+
+    class Command:
+        def __reduce__(self) -> Any:
+            return (os.system, (f"touch {folder}/was-run",))
+
+    without_weights(folder)
+    torch.save({"weight": torch.zeros(2), "command": Command()}, folder / "pytorch_model.bin")
+    return folder
+
+
 BROKEN: Mapping[str, Callable[[Path], Path]] = {
     "adapter": write_adapter,
     "empty": write_empty,
@@ -433,7 +515,9 @@ BROKEN: Mapping[str, Callable[[Path], Path]] = {
     "cut-off": write_cut_off,
     "cut-off-gguf": write_cut_off_gguf,
     "pointer": write_pointer,
-    "pickled": lambda folder: without_weights(folder, "pytorch_model.bin"),
+    "pickled": lambda folder: without_weights(folder, "model.pth"),
+    "cut-off-pickle": lambda folder: without_weights(folder, "pytorch_model.bin"),
+    "malicious": write_malicious,
     "onnx": lambda folder: without_weights(folder, "onnx/model.onnx"),
     "no-weights": without_weights,
     "cache-entry": write_cache_entry,

@@ -46,8 +46,13 @@ def native_fault(slots: SlotModel) -> str:
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         return f"it does not run natively: {error}"
     apart = float((library - native).abs().max() / library.abs().max())
-    bound = _ROUNDING.get(slots.model.dtype, 0.0)
+    bound = rounding(slots)
     return "" if apart <= bound else f"its logits are {apart:.1e} from the library's, which is more than {bound:.0e}"
+
+
+def rounding(slots: SlotModel) -> float:
+    """How far logits may be apart, relative to the largest of them."""
+    return _ROUNDING.get(slots.model.dtype, 0.0)
 
 
 def _both_ways(slots: SlotModel) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,15 +9,25 @@ import msgspec
 from msgspec import Meta
 
 from xinfer.devices import Grant
-from xinfer.engines.base import Available, EngineMemory, Match, Progress
-from xinfer.engines.token_engine import LoadedModel, TokenEngine
+from xinfer.engines.base import Available, EngineMemory, Match, Progress, Requirements
+from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, TokenEngine
 from xinfer.engines.torch_device import cpu_build
 from xinfer.engines.transformers.changes import ChangesOfTransformers
 from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
+from xinfer.engines.transformers.quantization import (
+    CPU_UNPACKS,
+    UNPACKS,
+    Quantize,
+    installed,
+    packages_for,
+    unreadable,
+)
 from xinfer.engines.transformers_library import known_model_types
-from xinfer.ops import Kind
+from xinfer.ops import GENERATIVE_KINDS, Kind
 from xinfer.spec import Format, ModelSpec
 
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""Ends of the names of architectures that continue text."""
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 """Kinds of layers whose state is keys and values of past tokens, and nothing else."""
 
@@ -35,6 +46,8 @@ class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Context in tokens; by default what the model was made for, or what the memory holds if that is less."""
     context_length: Annotated[int, Meta(ge=16)] | None = None
     """Another name of ``max_model_len``."""
+    quantize: Quantize | None = None
+    """Quantize plain weights to this while they are read, with bitsandbytes; embeddings and output stay as they are."""
     prefill_chunk: Annotated[int, Meta(ge=16)] = 512
     """So many tokens of prompts are read between two tokens of the running sequences."""
     trust_remote_code: bool = False
@@ -47,9 +60,16 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
     """See the package."""
 
     name: ClassVar[str] = "transformers"
-    title: ClassVar[str] = "causal language models of Hugging Face, on CPU or CUDA; continuous batching"
-    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
+    title: ClassVar[str] = "language models of Hugging Face, also those that see, on CPU or CUDA; continuous batching"
+    formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS, Format.PICKLE})
     install: ClassVar[str] = 'pip install "xinfer[transformers]"'
+    requirements: ClassVar[tuple[Requirements, ...]] = (
+        Requirements(
+            packages=("torch==2.13.0", "transformers==5.19.0", "safetensors>=0.5", "pillow>=11", *GRAMMAR_PACKAGES),
+            imports=("torch", "transformers", "PIL"),
+            disk_mib=2_000,
+        ),
+    )
     preference: ClassVar[int] = 50
     Options: ClassVar[type[msgspec.Struct]] = TransformersOptions
     memory: ClassVar[EngineMemory] = EngineMemory(
@@ -65,6 +85,10 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
         batch_token_options=("prefill_chunk",),
         batch_tokens=TransformersOptions().prefill_chunk,
         grows=True,
+        quantized_keeps_dtype=True,
+        quantize_options=("quantize",),
+        unpacks=UNPACKS,
+        cpu_unpacks=CPU_UNPACKS,
         cache_overhead=0.25,
     )
 
@@ -74,19 +98,23 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
         missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
         if missing:
             return Available(False, f"{' and '.join(missing)} not installed: {cls.install}")
-        return Available(True, version=importlib.metadata.version("transformers"), cpu_only=cpu_build())
+        version = importlib.metadata.version("transformers")
+        return Available(True, version=version, cpu_only=cpu_build(), packages=installed())
 
     @classmethod
     def accepts(cls, spec: ModelSpec) -> Match:
-        """Unquantized language models in safetensors, whose layers are standard attention."""
-        if spec.kind is not Kind.LLM:
+        """Models in safetensors that write, and may see, plain or quantized as it can read, with standard attention."""
+        if spec.kind not in GENERATIVE_KINDS:
             return Match(False, f"transformers serves language models here, and this is a model for {spec.kind}")
         if spec.format not in cls.formats:
-            return Match(False, f"transformers reads safetensors, and this model is in the format {spec.format}")
-        if spec.quantization != "none":
-            return Match(False, f"its weights are quantized ({spec.quantization}), which this engine does not read")
-        reason = unfit(_read_config(Path(spec.source)))
+            return Match(False, f"it reads safetensors and pickles, and this model is in the format {spec.format}")
+        reason = unreadable(spec.quantization) or unfit(_read_config(Path(spec.source)), spec.kind)
         return Match(not reason, reason)
+
+    @classmethod
+    def packages_for(cls, spec: ModelSpec, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Those that read its quantized weights, or that quantize them."""
+        return packages_for(spec, options.get("quantize"))
 
     @classmethod
     def needs_remote_code(cls, spec: ModelSpec) -> bool:
@@ -107,17 +135,19 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
         return model
 
 
-def unfit(config: dict[str, Any]) -> str:
+def unfit(config: dict[str, Any], kind: Kind = Kind.LLM) -> str:
     """Why a model with this ``config.json`` cannot be served here; empty when it can, as far as the file says."""
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "some")
-        return f"its weights are quantized ({method}), which this engine does not read"
-    if config.get("is_encoder_decoder"):
+    sees = kind is Kind.VISION_LANGUAGE
+    text = {**config, **(config.get("text_config") or {})}
+    if text.get("is_encoder_decoder"):
         return "it is an encoder-decoder model; this engine serves decoder-only ones"
     architectures = config.get("architectures") or []
-    if architectures and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    suffixes = (*CAUSAL, "ForConditionalGeneration") if sees else CAUSAL
+    if architectures and not any(name.endswith(suffixes) for name in architectures):
         return f"its architecture {architectures[0]} is no causal language model"
-    other = sorted(set(config.get("layer_types") or ()) - ATTENTION_LAYERS)
+    if text.get("cross_attention_layers"):
+        return "it looks at images in layers of their own, rather than among the tokens"
+    other = sorted(set(text.get("layer_types") or ()) - ATTENTION_LAYERS)
     if other:
         return f"it has layers of the kind {other[0]}, whose state is not a cache of keys and values"
     return ""

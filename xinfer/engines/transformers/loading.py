@@ -1,8 +1,10 @@
 """Reading a model: import the library, choose device and type, read weights and tokenizer, and check that it works."""
 
+import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,10 +16,12 @@ from xinfer.engines.token_engine.model_folder import read_json, recommended_samp
 from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
 from xinfer.engines.transformers.checks import check_cache, native_fault
+from xinfer.engines.transformers.checks_of_images import check_images
 from xinfer.engines.transformers.engine import TransformersOptions, unfit
 from xinfer.engines.transformers.lora import AdapterWeights, read_adapter
 from xinfer.engines.transformers.model import SlotModel
 from xinfer.engines.transformers.native import NativeDecoder, unsuited
+from xinfer.engines.transformers.quantized_weights import reading_arguments
 from xinfer.engines.transformers.runner import BatchRunner
 from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShape
 from xinfer.engines.transformers.tokenizer import FastTokenizer
@@ -25,7 +29,11 @@ from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import load_chat_template
 from xinfer.generation.context import context_length
 from xinfer.generation.marks import shown_marks
+from xinfer.ops import Kind
 from xinfer.spec import Adapter, ModelSpec
+
+if TYPE_CHECKING:
+    from xinfer.engines.transformers.images import ImagePrompts
 
 logger = logging.getLogger(__name__)
 
@@ -48,30 +56,35 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
     """
     folder = Path(spec.source)
     config = read_json(folder / "config.json")
-    if reason := unfit(config):
+    if reason := unfit(config, spec.kind):
         raise LoadFailed(f"transformers cannot serve {spec.name!r}: {reason}")
     torch.set_num_threads(grant.threads)
     transformers.utils.logging.disable_progress_bar()  # the log of a replica is no terminal
     attention.register()
-    model_class = _model_class(config, trusted=options.trust_remote_code)
+    sees = spec.kind is Kind.VISION_LANGUAGE
+    model_class = _model_class(config, sees=sees, trusted=options.trust_remote_code)
     device = _device(options, grant)
     progress("reading weights", 0.3)
     dtype = _dtype(options, config, device.type == "cpu", folder, grant)
-    model = _read_weights(model_class, folder, dtype, trusted=options.trust_remote_code).to(device).eval()
+    quantized = reading_arguments(config, options.quantize, dtype, device)
+    model = _read_weights(model_class, folder, dtype, quantized, sees=sees, trusted=options.trust_remote_code)
+    model = (model if "device_map" in quantized else model.to(device)).eval()
     progress("warming up", 0.8)
     context = _context_length(spec, options, model.config.get_text_config())
     slots = SlotModel(model, context)
     check_cache(slots)
     if options.implementation != "library":
         run_natively(slots, insist=options.implementation == "native")
-    slots.cache.resize(CacheShape(1, MIN_LENGTH))
     limits = _cache_limits(slots, options, grant, context)
     template = load_chat_template(folder)
     tokenizer = FastTokenizer(folder, slots.vocabulary_size, shown_marks(template.source if template else ""))
+    reader = _image_reader(folder, slots, tokenizer) if sees else None
+    slots.cache.resize(CacheShape(1, MIN_LENGTH))
     progress("warming up", 1.0)
     return LoadedModel(
         runner=BatchRunner(slots, limits, options.prefill_chunk),
         read_adapter=lambda adapter: _adapter_for(slots, adapter),
+        image_reader=reader,
         tokenizer=tokenizer,
         control_tokens=tokenizer.control_tokens,
         template=template,
@@ -87,11 +100,12 @@ def load_model(spec: ModelSpec, options: TransformersOptions, grant: Grant, prog
 # --- the model ---
 
 
-def _model_class(config: dict[str, Any], *, trusted: bool) -> Any:
+def _model_class(config: dict[str, Any], *, sees: bool, trusted: bool) -> Any:
     """The class that the model's files name: finding it through AutoModel would import a table of all of them."""
     names = config.get("architectures") or []
     found = getattr(transformers, names[0], None) if names and not trusted else None
-    return transformers.AutoModelForCausalLM if found is None else found
+    other = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    return other if found is None else found
 
 
 def _device(options: TransformersOptions, grant: Grant) -> torch.device:
@@ -109,21 +123,31 @@ def _dtype(options: TransformersOptions, config: dict[str, Any], on_cpu: bool, f
     if wanted != "auto" or not on_cpu:
         return wanted
     stored = config.get("dtype") or config.get("torch_dtype")
-    weights_mib = sum(path.stat().st_size for path in folder.glob("*.safetensors")) // MIB
+    if options.quantize or config.get("quantization_config"):  # whoever quantizes has little room
+        return "bfloat16" if stored == "float16" else "auto"
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
+    weights_mib = sum(path.stat().st_size for path in files) // MIB
     slices = grant.lease.slices
     if not slices or 2 * weights_mib + PROCESS_MIB + LEAST_CACHE_MIB <= slices[0].memory_mib:
         return "float32"
     return "bfloat16" if stored == "float16" else "auto"
 
 
-def _read_weights(model_class: Any, folder: Path, dtype: str, *, trusted: bool) -> Any:
-    model = model_class.from_pretrained(
+def _read_weights(
+    model_class: Any, folder: Path, dtype: str, quantized: Mapping[str, Any], *, sees: bool, trusted: bool
+) -> Any:
+    model, report = model_class.from_pretrained(
         folder,
+        output_loading_info=True,
         dtype=dtype,
-        attn_implementation=attention.IMPLEMENTATION,
+        # What looks at images keeps the library's own attention.
+        attn_implementation={"text_config": attention.IMPLEMENTATION} if sees else attention.IMPLEMENTATION,
         trust_remote_code=trusted,
         local_files_only=True,
+        **quantized,
     )
+    if missing := sorted(report["missing_keys"]):  # the library makes up what is not there
+        raise LoadFailed(f"its files lack {len(missing)} of its weights, such as {missing[0]}; download it again")
     if getattr(model, "_is_stateful", False):
         raise LoadFailed(f"{type(model).__name__} keeps a state that is no cache of keys and values")
     return model
@@ -151,6 +175,19 @@ def run_natively(slots: SlotModel, *, insist: bool) -> None:
     logger.info("running %s with the library's own classes: %s", type(slots.model).__name__, reason)
 
 
+def _image_reader(folder: Path, slots: SlotModel, tokenizer: FastTokenizer) -> "ImagePrompts":
+    """What makes prompts with images, once a trial shows that it is right."""
+    if importlib.util.find_spec("PIL") is None:
+        raise LoadFailed("reading images needs the package pillow, which is not installed here: pip install pillow")
+    from xinfer.engines.transformers.images import ImagePrompts  # noqa: PLC0415 - an installation may lack Pillow
+    from xinfer.engines.transformers.processor import load_processor  # noqa: PLC0415 - only for models that see
+
+    processor = load_processor(folder, slots.model.config)
+    reader = ImagePrompts(processor, slots.model)
+    check_images(slots, reader, processor, tokenizer)
+    return reader
+
+
 def _adapter_for(slots: SlotModel, adapter: Adapter) -> AdapterWeights:
     if slots.native is None:
         raise LoadFailed(
@@ -175,7 +212,11 @@ def _cache_limits(slots: SlotModel, options: TransformersOptions, grant: Grant, 
     positions = options.max_num_seqs * context
     if grant.lease.slices:
         granted = grant.lease.slices[0].memory_mib
-        weights = sum(part.numel() * part.element_size() for part in slots.model.parameters())
+        held = (
+            *slots.model.parameters(),
+            *slots.model.buffers(),
+        )  # some methods of quantization keep weights as buffers
+        weights = sum(part.numel() * part.element_size() for part in held)
         room = max(int((granted - PROCESS_MIB - weights // MIB) * CACHE_SHARE), LEAST_CACHE_MIB)
         positions = min(positions, room * MIB // slots.cache.position_bytes())
     if positions < min(context, MIN_LENGTH):

@@ -7,6 +7,7 @@ import torch
 from xinfer.engines.transformers.cache import SlotCache
 from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.native import NativeDecoder
+from xinfer.engines.transformers.pictures import Window
 
 _BLOCK = 1024
 
@@ -48,6 +49,7 @@ class SlotModel:
         plain: bool,
         keep: int | torch.Tensor,
         adapters: AdapterBatch | None = None,
+        seen: Window | None = None,
     ) -> torch.Tensor:
         """Read tokens into the cache, and return logits, [rows, kept tokens, vocabulary].
 
@@ -59,18 +61,22 @@ class SlotModel:
             plain: a new token sees all positions before it in this view, so no mask is needed.
             keep: which new tokens to give logits for: the last so many (0: all), or their indices.
             adapters: of these rows; only a native model has any.
+            seen: what images add to this pass; those of one row at most, except for the rotation.
         """
         self.cache.focus(rows, positions, length)
-        masks = self._masks(positions, length, plain=plain)
+        blocks = None if seen is None else seen.blocks
+        masks = self._masks(positions, length, plain=plain and blocks is None, blocks=blocks)
         if self.native is not None:
             return self.native.run(tokens, positions, masks, self.cache, keep, adapters=adapters)
+        rotary = positions if seen is None or seen.rotary is None else seen.rotary
         output = self.model(
             input_ids=tokens,
             attention_mask=masks,
-            position_ids=positions.clamp(max=self._context_length - 1),
+            position_ids=rotary.clamp(max=self._context_length - 1),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
+            **({} if seen is None else seen.inputs),
         )
         logits: torch.Tensor = output.logits
         return logits
@@ -85,23 +91,28 @@ class SlotModel:
         ).logits
         return logits
 
-    def _masks(self, positions: torch.Tensor, length: int, *, plain: bool) -> Any:
+    def _masks(self, positions: torch.Tensor, length: int, *, plain: bool, blocks: torch.Tensor | None = None) -> Any:
         if self._window is None or length <= self._window:
-            full = None if plain else self._mask(positions, length, None)
+            full = None if plain else self._mask(positions, length, None, blocks)
             return dict.fromkeys(self._kinds, full) if self._kinds else full
-        sliding = self._mask(positions, length, self._window)
+        sliding = self._mask(positions, length, self._window, blocks)
         if not self._kinds:
             return sliding
-        full = None if plain else self._mask(positions, length, None)
+        full = None if plain else self._mask(positions, length, None, blocks)
         return {kind: sliding if kind == "sliding_attention" else full for kind in self._kinds}
 
-    def _mask(self, positions: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    def _mask(
+        self, positions: torch.Tensor, length: int, window: int | None, blocks: torch.Tensor | None
+    ) -> torch.Tensor:
         """What is added to the scores: nothing where a token may look, minus infinity elsewhere."""
         while self._index.shape[0] < length:
             self._index = torch.arange(2 * self._index.shape[0], device=self.device)
         index = self._index[:length]
         own = positions[:, :, None]
         hidden = index > own
+        if blocks is not None:
+            block = blocks[positions][:, :, None]
+            hidden &= (block != blocks) | (block < 0)
         if window is not None:
             hidden |= index <= own - window
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self.device)

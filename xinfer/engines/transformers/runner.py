@@ -9,12 +9,14 @@ from collections import deque
 import torch
 
 from xinfer.engines.base import Load
-from xinfer.engines.token_engine import Candidates, Progress, Sequence
+from xinfer.engines.token_engine import Candidates, Ending, Progress, Sequence
 from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.model import SlotModel
+from xinfer.engines.transformers.pictures import Window
 from xinfer.engines.transformers.rows import Row, next_window
 from xinfer.engines.transformers.sampling import BatchSampler, candidates_at
 from xinfer.engines.transformers.shape import CacheLimits, grown
+from xinfer.errors import InvalidRequest
 
 
 class BatchRunner:
@@ -36,6 +38,8 @@ class BatchRunner:
         """The first so many rows are being continued."""
         self._positions: torch.Tensor | None = None
         """Where the next token of each decoding row goes; ``None`` after the rows have changed."""
+        self._shifts: torch.Tensor | None = None
+        """What is added to these for the rotation; changes with them. ``None``: nothing."""
         self._adapters: AdapterBatch | None = None
         """Of the decoding rows; changes with ``_positions``."""
         self._sampler: BatchSampler | None = None
@@ -116,7 +120,8 @@ class BatchRunner:
             return
         for index, other in enumerate(self._rows[: self._decoding]):
             if other.sequence.group is row.sequence.group:
-                row.filled = len(row.sequence.prompt) - 1
+                known = len(row.sequence.prompt) - 1
+                row.filled = row.pictures.whole_from(known) if row.pictures else known
                 self._model.cache.copy_row(index, len(self._rows), row.filled)
                 return
 
@@ -145,16 +150,23 @@ class BatchRunner:
         tokens = torch.tensor([chunk + [0] * (size - len(chunk)) for chunk in chunks], device=device)
         positions = torch.arange(filled, filled + size, device=device).expand(count, size)
         lasts = sorted({len(chunk) - 1 for chunk in chunks})
-        scored = rows[0].wants_scores
-        logits = self._model.run(
-            slice(start, start + count),
-            tokens,
-            positions,
-            filled + size,
-            plain=filled == 0 or size == 1,
-            keep=0 if scored else torch.tensor(lasts, device=device),
-            adapters=self._adapters_of(rows),
-        )
+        scored, pictures = rows[0].wants_scores, rows[0].pictures
+        try:
+            logits = self._model.run(
+                slice(start, start + count),
+                tokens,
+                positions,
+                filled + size,
+                plain=filled == 0 or size == 1,
+                keep=0 if scored else torch.tensor(lasts, device=device),
+                adapters=self._adapters_of(rows),
+                seen=pictures.window(filled, size, device) if pictures else None,
+            )
+        except ValueError as error:
+            if pictures is None:
+                raise
+            self._refuse(start, error, progress)
+            return
         if scored:
             _score_prompt(rows[0], filled, logits[0])
             lasts = list(range(size))
@@ -181,6 +193,8 @@ class BatchRunner:
         device = self._model.device
         if self._positions is None:
             self._positions = torch.tensor([[row.filled] for row in rows], device=device)
+            shifts = [[row.shift] for row in rows]
+            self._shifts = torch.tensor(shifts, device=device) if any(shift for (shift,) in shifts) else None
             self._adapters = self._adapters_of(rows)
         tokens = torch.tensor([[row.tokens[-1]] for row in rows], device=device)
         logits = self._model.run(
@@ -191,6 +205,7 @@ class BatchRunner:
             plain=all(row.filled + 1 == longest for row in rows),
             keep=1,
             adapters=self._adapters,
+            seen=None if self._shifts is None else Window(self._positions + self._shifts, {}, None),
         )
         for row in rows:
             row.filled += 1
@@ -225,6 +240,13 @@ class BatchRunner:
                 ended.append(first + index)
         for index in reversed(ended):
             self._remove(index)
+
+    def _refuse(self, index: int, error: ValueError, progress: list[Progress]) -> None:
+        """Drop a row whose images the model says it cannot read. Nothing but that row was touched."""
+        sequence = self._rows[index].sequence
+        sequence.refusal = InvalidRequest(f"the model cannot read the images: {error}", param="messages")
+        progress.append(Progress(sequence, 0, None, Ending.REFUSED))
+        self._remove(index)
 
     def _remove(self, index: int) -> None:
         """Free a row: the last decoding one takes its place, and the last of all the place of that."""

@@ -56,7 +56,7 @@ class BatchSampler:
         self._edits = [
             (row, _Edit(sequence, size, device))
             for row, sequence in enumerate(self._sequences)
-            if _edits_logits(sequence.sampling)
+            if sequence.sampling.edits_logits
         ]
         self._scored = [row for row, sequence in enumerate(self._sequences) if sequence.sampling.logprobs is not None]
         self._random = [row for row, sequence in enumerate(self._sequences) if not sequence.sampling.is_greedy]
@@ -192,7 +192,3 @@ def candidates_at(scores: torch.Tensor, token: int, wanted: int) -> Candidates:
         return Candidates(chosen, [])
     values, tokens = scores.topk(min(wanted, scores.shape[0]))
     return Candidates(chosen, list(zip(tokens.tolist(), values.tolist(), strict=True)))
-
-
-def _edits_logits(sampling: Sampling) -> bool:
-    return sampling.has_penalties or bool(sampling.logit_bias) or bool(sampling.min_tokens and sampling.stop_ids)
