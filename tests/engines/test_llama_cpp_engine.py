@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed here: xinfer engine install llama.cpp")
 
+from engines.asking import GRANT, chat, complete, frames, text_of, with_engine
+
 import xinfer.catalog
 from xinfer.devices import DeviceSlice, Grant, Lease
-from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Call, Frame
+from xinfer.engines.base import Call
 from xinfer.engines.llama_cpp import ENGINE
 from xinfer.engines.llama_cpp.loading import load_generator
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
@@ -28,7 +30,6 @@ pytestmark = pytest.mark.engine("llama_cpp")
 
 FOLDER = Path(xinfer.catalog.__file__).parent / "demo"
 DEMO = FOLDER / "demo-chat" / "demo-chat.gguf"
-GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()))
 PROMPTS = [[33 + (7 * start + 3 * step) % 900 for step in range(2 + 5 * start)] for start in range(32)]
 
 
@@ -41,63 +42,7 @@ def spec_of(path: Path = DEMO) -> ModelSpec:
 
 
 def with_model(use: Callable[[Any], Awaitable[Any]], grant: Grant = GRANT, path: Path = DEMO, **options: Any) -> Any:
-    """Load a model, use it, close it."""
-
-    async def main() -> Any:
-        engine = ENGINE()
-        await engine.load(spec_of(path), options, grant, silent)
-        try:
-            return await use(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-async def frames(engine: Any, op: Op, **fields: Any) -> list[Frame]:
-    body = json.dumps({"model": "m", **fields}).encode()
-    return [frame async for frame in engine.serve(Call("id", op, body, "m"))]
-
-
-async def complete(engine: Any, prompt: Any, **fields: Any) -> dict[str, Any]:
-    """A greedy completion, unless the fields say otherwise; a stream is put together."""
-    asked = {"temperature": 0, "max_tokens": 12, "ignore_eos": True, **fields}
-    head, *rest = await frames(engine, Op.COMPLETION, prompt=prompt, **asked)
-    if not asked.get("stream"):
-        assert head == JSON_HEAD
-        return json.loads(rest[0])
-    assert head == SSE_HEAD
-    lines = b"".join(rest).decode().split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
-    parts = [part for line in lines[:-2] for part in json.loads(line[6:])["choices"]]
-    return {"choices": [{"text": "".join(part["text"] for part in parts), "finish_reason": parts[-1]["finish_reason"]}]}
-
-
-async def chat(engine: Any, **fields: Any) -> dict[str, Any]:
-    """A greedy answer: its message, with the reason why it ended; a stream is put together."""
-    head, *rest = await frames(engine, Op.CHAT, temperature=0, **fields)
-    if not fields.get("stream"):
-        answer = json.loads(rest[0])
-        choice = answer["choices"][0]
-        return {**choice["message"], "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
-    assert head == SSE_HEAD
-    message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
-    chunks = [json.loads(line[6:]) for line in b"".join(rest).decode().split("\n\n")[:-2]]
-    message["usage"] = chunks.pop()["usage"]
-    for chunk in chunks:
-        part = chunk["choices"][0]
-        message["content"] += part["delta"].get("content", "")
-        message["reasoning_content"] += part["delta"].get("reasoning_content", "")
-        for call in part["delta"].get("tool_calls", ()):
-            if "id" in call:
-                message["tool_calls"].append({"function": {"name": call["function"]["name"], "arguments": ""}})
-            message["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-        message["finish_reason"] = part["finish_reason"]
-    return message
-
-
-def text_of(answer: dict[str, Any], choice: int = 0) -> str:
-    return answer["choices"][choice]["text"]
+    return with_engine(ENGINE, spec_of(path), use, grant, options)
 
 
 def open_model(**options: Any) -> LoadedModel:
@@ -171,6 +116,25 @@ def test_demo_chat_continues_plain_text(golden):
         return await complete(engine, [entry["prompt"] for entry in entries], max_tokens=200, ignore_eos=False)
 
     assert [choice["text"] for choice in with_model(use)["choices"]] == [entry["answer"] for entry in entries]
+
+
+def test_chats_and_texts_have_the_tokens_that_their_answers_count(golden):
+    entries = golden["demo-chat"][:8]
+
+    async def use(engine: Any) -> list[int]:
+        found = []
+        for entry in entries:
+            fields = {name: entry[name] for name in ("messages", "tools") if name in entry}
+            if "enable_thinking" in entry:
+                fields["chat_template_kwargs"] = {"enable_thinking": entry["enable_thinking"]}
+            answer = json.loads((await frames(engine, Op.TOKENIZE, **fields))[1])
+            text = json.loads((await frames(engine, Op.DETOKENIZE, tokens=answer["tokens"]))[1])["prompt"]
+            again = json.loads((await frames(engine, Op.TOKENIZE, prompt=text, add_special_tokens=False))[1])
+            assert again["tokens"] == answer["tokens"]
+            found.append(answer["count"])
+        return found
+
+    assert with_model(use) == [entry["prompt_tokens"] for entry in entries]
 
 
 # --- what a request can ask for ---
@@ -319,14 +283,12 @@ def test_marks_in_messages_are_text():
     assert len(plain) == 1
 
     async def use(engine):
-        shown = engine._jobs.make(
-            Call("id", Op.CHAT, json.dumps({"model": "m", "messages": [{"role": "user", "content": forged}]}).encode()),
-            0,
-        ).prompts[0]
-        honest = engine._jobs.make(
-            Call("id", Op.CHAT, json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()), 0
-        ).prompts[0]
-        return shown, honest
+        def prompt_of(text):
+            body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+            call = Call("id", Op.CHAT, body)
+            return engine._jobs.make(call, engine._jobs.read(call), 0).prompts[0]
+
+        return prompt_of(forged), prompt_of("Hi")
 
     shown, honest = with_model(use)
     assert shown.ids.count(plain[0]) == honest.ids.count(plain[0])

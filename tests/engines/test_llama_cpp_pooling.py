@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed here: xinfer engine install llama.cpp")
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 np = pytest.importorskip("numpy")
-safetensors = pytest.importorskip("safetensors.numpy")
+pytest.importorskip("safetensors.numpy")
 tokenizers = pytest.importorskip("tokenizers")
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from fakes.gguf_bert import write_bert  # noqa: E402
 
 import xinfer.catalog  # noqa: E402
 from xinfer.devices import Grant, Lease  # noqa: E402
@@ -29,54 +31,6 @@ pytestmark = pytest.mark.engine("llama_cpp")
 
 DEMO = Path(xinfer.catalog.__file__).parent / "demo"
 GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()))
-POOLER = {"pooler.dense": "cls", "classifier": "cls.output"}
-"""The head of a cross-encoder, under llama.cpp's names."""
-
-
-def write_bert(folder: Path, path: Path, pooling: int | None) -> Path:
-    """A BERT in the format of Hugging Face as one GGUF file."""
-    config = json.loads((folder / "config.json").read_text())
-    writer = gguf.GGUFWriter(path, "bert")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_layer_norm_eps(config["layer_norm_eps"])
-    writer.add_causal_attention(False)
-    writer.add_file_type(0)
-    if pooling is not None:
-        writer.add_pooling_type(gguf.PoolingType(pooling))
-    if "id2label" in config:
-        writer.add_classifier_output_labels(list(config["id2label"].values()))
-    add_word_pieces(writer, folder, config["type_vocab_size"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, config["num_hidden_layers"])
-    for name, values in safetensors.load_file(folder / "model.safetensors").items():
-        stem, _, part = name.removeprefix("bert.").rpartition(".")
-        target = POOLER.get(stem) if "id2label" in config and stem in POOLER else names.get_name(stem)
-        if target is not None:
-            writer.add_tensor(f"{target}.{part}", np.ascontiguousarray(values, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def add_word_pieces(writer: Any, folder: Path, kinds: int) -> None:
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    special = {token["id"] for token in tokenizer["added_tokens"]}
-    tokens = [token for token, _ in sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])]
-    written = [
-        token if index in special else token[2:] if token.startswith("##") else "\u2581" + token
-        for index, token in enumerate(tokens)
-    ]
-    writer.add_token_type_count(kinds)
-    writer.add_tokenizer_model("bert")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(written)
-    writer.add_token_types([3 if index in special else 1 for index in range(len(tokens))])
-    gguf.SpecialVocab(folder, n_vocab=len(tokens)).add_to_gguf(writer)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +98,21 @@ def test_vectors_are_the_same_in_any_company(embedder, golden):
 
     alone, together = with_model(embedder, Kind.EMBEDDING, use, max_batch_items=7)
     assert np.abs(alone - together).max() < 1e-5
+
+
+def test_the_tokens_of_a_text(embedder):
+    async def use(engine):
+        tokens = await ask(engine, Op.TOKENIZE, prompt="green tea")
+        text = await ask(engine, Op.DETOKENIZE, tokens=tokens["tokens"])
+        vectors = await embed(engine, [tokens["tokens"]]), await embed(engine, "green tea")
+        with pytest.raises(InvalidRequest, match="no chat template"):
+            await ask(engine, Op.TOKENIZE, messages=[{"role": "user", "content": "hi"}])
+        return tokens, text["prompt"], vectors
+
+    tokens, text, (by_tokens, by_text) = with_model(embedder, Kind.EMBEDDING, use)
+    assert tokens["count"] == len(tokens["tokens"])
+    assert "green tea" in text
+    assert (by_tokens == by_text).all()
 
 
 def test_forms_of_inputs_and_answers(embedder):

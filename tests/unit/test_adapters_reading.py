@@ -4,6 +4,7 @@ import json
 
 import msgspec
 import pytest
+from fakes.gguf_file import gguf_bytes, write_gguf_lora
 from fakes.lora import write_lora
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from xinfer.errors import InvalidRequest
 from xinfer.spec import Adapter, Format
 
 DEMO = next(spec for spec in builtin().find("demo-chat") if spec.format is Format.SAFETENSORS)
+DEMO_GGUF = next(spec for spec in builtin().find("demo-chat") if spec.format is Format.GGUF)
 OTHER = {"mlp.down_proj": (64, 32)}
 
 
@@ -60,6 +62,40 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         read(write_lora(tmp_path / "layers", seed=1, layers=(7,)))
     elsewhere = msgspec.structs.replace(DEMO, source=str(tmp_path / "on-workers-only"))
     assert read(tmp_path / "shape", elsewhere).rank == 4, "where the model cannot be read, its engine judges"
+
+
+def test_a_gguf_adapter_says_its_rank_and_what_it_was_made_for(tmp_path):
+    shapes = {"blk.0.ffn_down.weight": (384, 128)}
+    file = write_gguf_lora(tmp_path / "a.gguf", seed=1, shapes=shapes, architecture="qwen3", rank=6)
+    assert read(file, DEMO_GGUF) == Adapter(name="a", path=str(file), rank=6, base="toy")
+    with pytest.raises(InvalidRequest, match="give the folder that peft wrote"):
+        read(file, DEMO)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shapes", "reason"),
+    [
+        ("llama", {"blk.0.ffn_down.weight": (384, 128)}, r"made for toy: its architecture is llama and the .* qwen3"),
+        ("qwen3", {"blk.0.ffn_down.weight": (64, 32)}, "32 x 64 in the adapter and 128 x 384 in the model"),
+        ("qwen3", {"blk.7.ffn_down.weight": (384, 128)}, r"no tensor blk\.7\.ffn_down"),
+    ],
+)
+def test_a_gguf_adapter_of_another_model_is_refused(tmp_path, architecture, shapes, reason):
+    file = write_gguf_lora(tmp_path / "a.gguf", seed=1, shapes=shapes, architecture=architecture)
+    with pytest.raises(InvalidRequest, match=reason):
+        read(file, DEMO_GGUF)
+    elsewhere = msgspec.structs.replace(DEMO_GGUF, source=str(tmp_path / "on-workers-only.gguf"))
+    assert read(file, elsewhere).rank == 4, "where the model cannot be read, its engine judges"
+
+
+def test_a_gguf_file_that_is_no_adapter_is_refused(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(gguf_bytes({"general.architecture": "qwen3"}, {}))
+    with pytest.raises(InvalidRequest, match="no LoRA adapter"):
+        read(file, DEMO_GGUF)
+    file.write_bytes(b"GGUF")
+    with pytest.raises(InvalidRequest, match=r"adapter 'a'.*cut off"):
+        read(file, DEMO_GGUF)
 
 
 def adapters_in(**body):

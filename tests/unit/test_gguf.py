@@ -184,6 +184,20 @@ def test_a_part_of_a_model_is_refused(write):
     )
 
 
+def test_a_model_with_a_file_that_reads_images_beside_it(write, tmp_path):
+    model = write(own=LLAMA, extra={"tokenizer.chat_template": "hi"})
+    alone = introspect(str(model))
+    images = {"v.patch_embd.weight": np.zeros((2, 32), np.float32)}
+    write("clip", extra={"general.type": "mmproj"}, tensors=images, name="mmproj-model-f32.gguf")
+    for source in (model, tmp_path):
+        spec = introspect(str(source))
+        assert (spec.kind, spec.source) == (Kind.VISION_LANGUAGE, str(model))
+        assert spec.abilities == ("generate", "chat", "vision")
+        assert (spec.shape.weight_bytes, alone.shape.weight_bytes) == ({"F16": 256, "F32": 256}, {"F16": 256})
+    embedder = write("bert", {**LLAMA, "pooling_type": 2}, name="embedder.gguf")
+    assert introspect(str(embedder)).kind is Kind.EMBEDDING
+
+
 def introspect_path(path):
     return introspect(str(path))
 

@@ -106,13 +106,37 @@ def test_nothing_is_shared_where_it_must_not_be():
         assert table.place([*SYSTEM, 1], anew=anew).shared == 0
 
 
+def test_what_was_computed_with_other_weights_is_of_no_use():
+    one, other = object(), object()
+    table = SlotTable(4)
+    found = table.place(SYSTEM, weights=one)
+    table.take(found, sequence(), list(SYSTEM), one).filled = len(SYSTEM)
+    assert table.place([*SYSTEM, 1], weights=one).shared == len(SYSTEM)
+    assert table.place([*SYSTEM, 1], weights=other).shared == 0
+    assert table.place([*SYSTEM, 1]).shared == 0
+
+
+def test_nobody_waits_for_a_prompt_that_is_read_with_other_weights():
+    table = SlotTable(2)
+    table.take(table.place(SYSTEM), sequence(), list(SYSTEM), object())
+    assert isinstance(table.place([*SYSTEM, 1]), Found)
+
+
+def test_there_is_a_gap_only_between_slots_of_one_batch():
+    table = SlotTable(8)
+    slots = [occupy(table, [index] * 9) for index in range(4)]
+    assert table.gaps([slots[0], slots[2]]) == [], "somebody else is there"
+    table.free(slots[1])
+    assert table.gaps([slots[0], slots[2]]) == [slots[1]]
+
+
 def test_slots_are_taken_side_by_side():
     table = SlotTable(8)
     slots = [occupy(table, [index] * 9) for index in range(6)]
     assert [slot.number for slot in table.busy] == [0, 1, 2, 3, 4, 5]
     table.free(slots[2])
     table.free(slots[0])
-    assert [slot.number for slot in table.gaps()] == [2]
+    assert [slot.number for slot in table.gaps(table.busy)] == [2]
     assert table.place([9] * 9).slot is slots[2]  # fills the gap, though another one has been free for longer
 
 
@@ -120,7 +144,7 @@ def test_there_are_no_gaps_where_neighbours_do_not_matter():
     table = SlotTable(8, neighbours=False)
     slots = [occupy(table, [index] * 9) for index in range(3)]
     table.free(slots[1])
-    assert table.gaps() == []
+    assert table.gaps(table.busy) == []
 
 
 def test_a_gap_that_is_too_wide_is_left_open():
@@ -128,7 +152,7 @@ def test_a_gap_that_is_too_wide_is_left_open():
     slots = [occupy(table, [index] * 9) for index in range(6)]
     for index in (1, 2, 3):
         table.free(slots[index])
-    assert table.gaps() == []
+    assert table.gaps(table.busy) == []
     table.free(slots[4])
     occupy(table, [8] * 9)
     assert [slot.number for slot in table.busy] in ([0, 1, 5], [0, 4, 5], [0, 5, 6])

@@ -1,10 +1,11 @@
-"""LoRA adapters from what lies on disk: a folder as the peft library writes it."""
+"""LoRA adapters from what lies on disk: a folder as the peft library writes it, or a GGUF file."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from xinfer.catalog.gguf import GgufFile, read_gguf
 from xinfer.catalog.sources import resolve_source
 from xinfer.catalog.weights import safetensors_in, tensor_shapes
 from xinfer.errors import InvalidRequest
@@ -13,6 +14,8 @@ from xinfer.spec import Adapter, Format, ModelSpec
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PARAM = "adapters"
+_FILE_A, _FILE_B = ".lora_a", ".lora_b"
+"""In a GGUF file, behind the name of the tensor that they change."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,24 +35,79 @@ def read_adapter(adapter: Adapter, spec: ModelSpec) -> Adapter:
     Raises:
         InvalidRequest: it is no LoRA adapter, or one of another model; says which file or tensor shows that.
     """
-    folder = Path(adapter.path).expanduser().absolute()
-    config = _config(folder, adapter.name)
+    path = Path(adapter.path).expanduser().absolute()
+    if path.suffix.lower() == ".gguf":
+        return _read_file(path, adapter.name, spec)
+    return _read_folder(path, adapter.name, spec)
+
+
+def _read_folder(folder: Path, name: str, spec: ModelSpec) -> Adapter:
+    config = _config(folder, name)
     if config.peft_type.upper() != "LORA" or config.r < 1:
         raise InvalidRequest(
-            f"adapter {adapter.name!r}: {folder / CONFIG} describes no LoRA adapter (peft_type {config.peft_type!r}, "
+            f"adapter {name!r}: {folder / CONFIG} describes no LoRA adapter (peft_type {config.peft_type!r}, "
             f"r {config.r})",
             param=PARAM,
         )
-    shapes = _shapes(folder, adapter.name)
+    shapes = _shapes(folder, name)
     base = config.base_model_name_or_path or ""
     obstacle = mismatch(shapes, _shapes_of_model(spec))
     if obstacle:
         made_for = f", it was made for {base}" if base else ""
-        raise InvalidRequest(
-            f"adapter {adapter.name!r} does not belong to {spec.name!r}{made_for}: {obstacle}", param=PARAM
-        )
+        raise InvalidRequest(f"adapter {name!r} does not belong to {spec.name!r}{made_for}: {obstacle}", param=PARAM)
     rank = max([config.r, *(config.rank_pattern or {}).values()])
-    return Adapter(name=adapter.name, path=str(folder), rank=rank, base=base)
+    return Adapter(name=name, path=str(folder), rank=rank, base=base)
+
+
+def _read_file(file: Path, name: str, spec: ModelSpec) -> Adapter:
+    if spec.format is not Format.GGUF:
+        raise InvalidRequest(
+            f"adapter {name!r} is a GGUF file, and {spec.name!r} is in {spec.format}; give the folder that peft wrote",
+            param=PARAM,
+        )
+    try:
+        found = read_gguf(file)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"adapter {name!r}: {error.message}", param=PARAM) from None
+    if found.text("general.type") != "adapter" or found.text("adapter.type") != "lora":
+        raise InvalidRequest(f"adapter {name!r}: {file} is no LoRA adapter", param=PARAM)
+    base = found.text("general.base_model.0.name")
+    obstacle = _mismatch_of_files(found, _gguf_of_model(spec))
+    if obstacle:
+        made_for = f", it was made for {base}" if base else ""
+        raise InvalidRequest(f"adapter {name!r} does not belong to {spec.name!r}{made_for}: {obstacle}", param=PARAM)
+    ranks = (tensor.shape[0] for tensor in found.tensors if tensor.name.endswith(_FILE_B))
+    return Adapter(name=name, path=str(file), rank=max(ranks, default=0), base=base)
+
+
+def _gguf_of_model(spec: ModelSpec) -> GgufFile | None:
+    """None where this machine cannot read it: then its engine says whether they fit."""
+    try:
+        return read_gguf(resolve_source(spec.source))
+    except InvalidRequest:
+        return None
+
+
+def _mismatch_of_files(adapter: GgufFile, model: GgufFile | None) -> str:
+    """Why the adapter is not for the model; empty: nothing says so. Its shapes begin with what goes in."""
+    if model is None:
+        return ""
+    if adapter.architecture != model.architecture:
+        return f"its architecture is {adapter.architecture} and the model's {model.architecture}"
+    weights = {tensor.name: tensor.shape for tensor in model.tensors}
+    shapes = {tensor.name: tensor.shape for tensor in adapter.tensors}
+    for name, shape in shapes.items():
+        module = name.removesuffix(_FILE_A)
+        if module in {name, "token_embd.weight"}:  # of embeddings, the two are the other way round
+            continue
+        ups = shapes.get(f"{module}{_FILE_B}", ())
+        if module not in weights:
+            return f"the model has no tensor {module}"
+        if weights[module] != (shape[0], ups[-1] if ups else 0):
+            inner, outer = (*weights[module], 0, 0)[:2]
+            mine = f"{ups[-1] if ups else 0} x {shape[0]}"
+            return f"{module} is {mine} in the adapter and {outer} x {inner} in the model"
+    return ""
 
 
 def _config(folder: Path, name: str) -> _Config:

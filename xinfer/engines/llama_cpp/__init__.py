@@ -7,6 +7,8 @@ planning.py     how the granted memory is divided (pure)
 library.py      the C interface as objects: model, context, batch, sampler
 loading.py      reads a GGUF file, and what its header says
 tokenizer.py    text to tokens and back
+images.py       where images are in prompts (pure)
+vision.py       images to what the model reads
 slots.py        who has which part of the cache, and what it still knows (pure)
 pace.py         how many tokens of prompts a step reads (pure)
 runner.py       one step: admit, read chunks of prompts, one token for every running sequence

@@ -71,6 +71,11 @@ class Encoder:
         self.dimensions = int(c.llama_model_n_embd_out(self._model.pointer))
 
     @property
+    def tokenizer(self) -> LlamaTokenizer:
+        """The model's."""
+        return LlamaTokenizer(self._model)
+
+    @property
     def vocabulary_size(self) -> int:
         """Token ids are below this."""
         return self._model.vocabulary_size

@@ -1,6 +1,6 @@
 import importlib.metadata
 import importlib.util
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,24 +9,24 @@ import msgspec
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
-from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, TokenEngine
-from xinfer.ops import Kind, Op
-from xinfer.spec import Format, ModelSpec
+from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, ServesAdapters, TokenEngine
+from xinfer.ops import GENERATIVE_KINDS, Kind, Op
+from xinfer.spec import Adapter, Format, ModelSpec
 
 if TYPE_CHECKING:
-    from xinfer.engines.llama_cpp.pooling import PoolingEngine
+    from xinfer.engines.llama_cpp.pooling import LlamaPoolingEngine
 
 LIBRARY = "llama-cpp-python"
 DEVICE_KINDS = ("cuda", "hip", "metal", "musa", "sycl", "vulkan", "cann", "opencl")
 """As the libraries of llama.cpp are called that compute on them."""
 
 
-class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
+class LlamaCppEngine(ServesAdapters, TokenEngine[LlamaCppOptions]):
     """Chooses by the kind of the model: continuous batching for language models, batches of texts for the others."""
 
     name: ClassVar[str] = "llama.cpp"
     title: ClassVar[str] = "GGUF models with llama.cpp, on CPU or accelerators; continuous batching"
-    ops: ClassVar[frozenset[Op]] = frozenset({Op.CHAT, Op.COMPLETION, Op.EMBEDDING, Op.RERANK})
+    ops: ClassVar[frozenset[Op]] = TokenEngine.ops | {Op.EMBEDDING, Op.RERANK}
     formats: ClassVar[frozenset[Format]] = frozenset({Format.GGUF})
     install: ClassVar[str] = 'pip install "xinfer[llama-cpp]"'
     requirements: ClassVar[tuple[Requirements, ...]] = (
@@ -52,7 +52,7 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pooling: PoolingEngine | None = None
+        self._pooling: LlamaPoolingEngine | None = None
 
     @classmethod
     def available(cls) -> Available:
@@ -66,18 +66,29 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
         """Every GGUF file; what it holds shows when it is loaded."""
         if spec.format not in cls.formats:
             return Match(False, f"llama.cpp reads GGUF files, and this model is in the format {spec.format}")
-        if spec.kind not in {Kind.LLM, Kind.EMBEDDING, Kind.RERANK}:
+        if spec.kind not in {*GENERATIVE_KINDS, Kind.EMBEDDING, Kind.RERANK}:
             return Match(False, f"llama.cpp has no use for a model of type {spec.kind}")
+        return Match(True)
+
+    @classmethod
+    def accepts_adapter(cls, options: Mapping[str, Any], adapter: Adapter) -> Match:  # noqa: ARG003  the contract
+        """Those in the library's own format."""
+        if not adapter.path.lower().endswith(".gguf"):
+            return Match(
+                False,
+                "llama.cpp takes adapters as GGUF files; convert it with llama.cpp's convert_lora_to_gguf.py, and give "
+                "the path of the file",
+            )
         return Match(True)
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
         """See ``Engine.load``."""
-        if spec.kind is Kind.LLM:
+        if spec.kind in GENERATIVE_KINDS:
             await super().load(spec, options, grant, progress)
             return
-        from xinfer.engines.llama_cpp.pooling import PoolingEngine  # noqa: PLC0415 - imports the library
+        from xinfer.engines.llama_cpp.pooling import LlamaPoolingEngine  # noqa: PLC0415 - imports the library
 
-        pooling = PoolingEngine()
+        pooling = LlamaPoolingEngine()
         await pooling.load(spec, options, grant, progress)
         self._pooling = pooling
 
@@ -86,7 +97,9 @@ class LlamaCppEngine(TokenEngine[LlamaCppOptions]):
         progress("importing", 0.0)
         from xinfer.engines.llama_cpp.loading import load_generator  # noqa: PLC0415 - imports the library
 
-        return load_generator(spec, options, grant, progress)
+        model = load_generator(spec, options, grant, progress)
+        self.read_adapter = model.read_adapter
+        return model
 
     def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See ``Engine.serve``."""

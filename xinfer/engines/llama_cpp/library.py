@@ -1,4 +1,4 @@
-"""llama.cpp's C interface as three objects: a model, a context (its cache and its computations), a batch of tokens.
+"""llama.cpp's C interface as objects: a model and its adapters, a context (its cache and its computations), a batch.
 
 Nothing else here calls the library. Objects free themselves when nobody refers to them any more, a context before its
 model.
@@ -40,8 +40,8 @@ class _Log:
         self._complaints: deque[str] = deque(maxlen=40)
         self._level = 0
         self._is_loading = False
-        self._callback = c.llama_log_callback(self._receive)
-        c.llama_log_set(self._callback, None)
+        self.callback = c.llama_log_callback(self._receive)
+        c.llama_log_set(self.callback, None)
 
     @contextlib.contextmanager
     def collected(self) -> Iterator[deque[str]]:
@@ -65,6 +65,20 @@ class _Log:
 
 
 _loading = threading.Lock()
+
+
+@contextlib.contextmanager
+def loading(log_set: Callable[[Any, Any], None] | None = None) -> Iterator[Callable[[], str]]:
+    """While something is loaded: gives what says why it failed, in the words of the library.
+
+    Args:
+        log_set: of another library that is part of it, to have one log for both.
+    """
+    log = _start()
+    if log_set is not None:
+        log_set(log.callback, None)
+    with _loading, log.collected() as complaints:
+        yield lambda: "; ".join(list(complaints)[-4:]) or "it does not say why"
 
 
 @functools.cache
@@ -97,13 +111,16 @@ class Model:
             return True
 
         params.progress_callback = c.llama_progress_callback(tell)
-        with _loading, _start().collected() as complaints:
+        with loading() as reason:
             self.pointer = c.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise LoadFailed(f"llama.cpp cannot load {path.name}: {_reason(complaints)}")
+            raise LoadFailed(f"llama.cpp cannot load {path.name}: {reason()}")
         _free_with(self, c.llama_model_free, self.pointer)
         self.vocabulary = c.llama_model_get_vocab(self.pointer)
         self.vocabulary_size = int(c.llama_vocab_n_tokens(self.vocabulary))
+        self.adapters_lock = threading.Lock()
+        """Held while adapters come and go, and while something is computed, which looks at all of them."""
+        self._unused_adapters: deque[Any] = deque()
 
     def metadata(self, key: str) -> str | None:
         """A value of the file's header as text."""
@@ -147,10 +164,41 @@ class Model:
         recurrent = c.llama_model_is_recurrent(self.pointer) or c.llama_model_is_hybrid(self.pointer)
         return bool(c.llama_model_has_decoder(self.pointer)) and not recurrent
 
+    def discard_adapter(self, pointer: Any) -> None:
+        """Nobody has an adapter any more. Called wherever that shows, which may be while something is computed."""
+        self._unused_adapters.append(pointer)
+
+    def free_adapters(self) -> None:
+        """Free those that nobody has. The lock has to be held."""
+        while self._unused_adapters:
+            c.llama_adapter_lora_free(self._unused_adapters.popleft())
+
     @property
     def has_encoder(self) -> bool:
         """Something in it reads a text as a whole, before anything is written."""
         return bool(c.llama_model_has_encoder(self.pointer))
+
+
+class LoraAdapter:
+    """A LoRA adapter for one model. Freed before the next batch once nobody refers to it. Works in any thread.
+
+    Args:
+        model: stays loaded as long as this does.
+        path: a GGUF file.
+
+    Raises:
+        LoadFailed: it cannot be loaded, or is for another model; the message is what the library says.
+    """
+
+    def __init__(self, model: Model, path: Path) -> None:
+        with loading() as reason, model.adapters_lock:
+            self.pointer = c.llama_adapter_lora_init(model.pointer, os.fsencode(path))
+        if not self.pointer:
+            raise LoadFailed(f"llama.cpp cannot load {path.name}: {reason()}")
+        self.mark = object()
+        """Stands for it where it must not be kept alive."""
+        self._model = model
+        weakref.finalize(self, model.discard_adapter, self.pointer).atexit = False
 
 
 class Batch:
@@ -216,17 +264,16 @@ class Context:
         params = c.llama_context_default_params()
         for name, value in settings.items():
             setattr(params, name, value)
-        with _loading, _start().collected() as complaints:
+        with loading() as reason:
             self.pointer = c.llama_init_from_model(model.pointer, params)
         if not self.pointer:
-            raise LoadFailed(
-                f"llama.cpp cannot make a context of {settings.get('n_ctx')} tokens: {_reason(complaints)}"
-            )
+            raise LoadFailed(f"llama.cpp cannot make a context of {settings.get('n_ctx')} tokens: {reason()}")
         self._model = model  # dropped after the context: finalizers run before attributes go
         _free_with(self, c.llama_free, self.pointer)
         self._memory = c.llama_get_memory(self.pointer)
         self._vocabulary_size = model.vocabulary_size
         self._embedding_size = int(c.llama_model_n_embd_out(model.pointer))
+        self._adapter: LoraAdapter | None = None
         self._logits: Any = None
         self._logits_place: tuple[int, int] | None = None
 
@@ -245,13 +292,32 @@ class Context:
         """How the vectors of a sequence become one (``LLAMA_POOLING_TYPE_*``)."""
         return int(c.llama_pooling_type(self.pointer))
 
+    def use(self, adapter: LoraAdapter | None) -> None:
+        """Compute with an adapter from the next batch on, or with none."""
+        if adapter is self._adapter:
+            return
+        pointers = [] if adapter is None else [adapter.pointer]
+        adapters = (c.llama_adapter_lora_p_ctypes * len(pointers))(*pointers)
+        c.llama_set_adapters_lora(
+            self.pointer, adapters, len(pointers), (ctypes.c_float * len(pointers))(*[1.0] * len(pointers))
+        )
+        self._adapter = adapter  # only now may the one before be freed
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """While it computes, which looks at all adapters of the model: none comes or goes meanwhile."""
+        with self._model.adapters_lock:
+            self._model.free_adapters()
+            yield
+
     def decode(self, batch: Batch) -> bool:
         """Compute a batch. False: the cache has no room for it, and nothing has changed.
 
         Raises:
             EngineFailed: the library cannot go on.
         """
-        code = c.llama_decode(self.pointer, batch.structure)
+        with self.computing():
+            code = c.llama_decode(self.pointer, batch.structure)
         if code not in {0, NO_ROOM}:
             raise EngineFailed(f"llama.cpp cannot decode a batch of {batch.size} tokens (it returned {code})")
         return bool(code == 0)
@@ -271,9 +337,9 @@ class Context:
             raise EngineFailed("llama.cpp gave no embedding")
         return _floats_at(ctypes.addressof(pointer.contents), size or self._embedding_size).copy()
 
-    def keep(self, sequence: int, tokens: int) -> None:
-        """Forget what comes behind the first so many tokens of a sequence."""
-        c.llama_memory_seq_rm(self._memory, sequence, tokens, -1)
+    def keep(self, sequence: int, position: int) -> None:
+        """Forget what a sequence has from a position on."""
+        c.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
     def copy(self, source: int, target: int) -> None:
         """Make a sequence know what another one knows. Done together with the next batch."""
@@ -311,10 +377,6 @@ def _floats_at(address: int, count: int) -> Any:
 def _free_with(owner: object, free: Callable[[Any], None], pointer: Any) -> None:
     """Free something of the library with the object that stands for it, but not when Python ends: all goes then."""
     weakref.finalize(owner, free, pointer).atexit = False
-
-
-def _reason(complaints: deque[str]) -> str:
-    return "; ".join(list(complaints)[-4:]) or "it does not say why"
 
 
 def _pointer(array: Any, kind: Any) -> Any:

@@ -9,19 +9,24 @@ import llama_cpp.llama_cpp as c
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
-from xinfer.engines.llama_cpp.library import Context, Model
+from xinfer.engines.llama_cpp.library import Context, LoraAdapter, Model
 from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
 from xinfer.engines.llama_cpp.pace import Pace
 from xinfer.engines.llama_cpp.planning import CachePlan, Offload, Shape, cache_budget, cache_plan, offload
 from xinfer.engines.llama_cpp.runner import SCORED_CHUNK, LlamaRunner
 from xinfer.engines.llama_cpp.slots import SlotTable
 from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer
+from xinfer.engines.llama_cpp.vision import ImageEncoder, PromptsWithImages
 from xinfer.engines.token_engine import Limits, LoadedModel
 from xinfer.errors import LoadFailed
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.reasoning import reasoning_form
 from xinfer.generation.tool_calls import tool_form
+from xinfer.ops import Kind
 from xinfer.spec import ModelSpec
+
+MMPROJ = "*mmproj*.gguf"
+"""How the files that read images for a model are called by custom."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +48,12 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
         LoadFailed: the model cannot be served by this engine, or does not fit; says why.
     """
     path = Path(spec.source)
+    projector = projector_of(spec, options)
     share = offload_of(path, options, grant)
     model = open_model(path, options, share, progress)
     if model.has_encoder:
         raise LoadFailed(f"{path.name} has an encoder; this engine serves models that only continue text")
-    shape = shape_of(model)
+    shape = shape_of(model, model.weight_bytes + (projector.stat().st_size if projector else 0))
     on_device = share.layers / (shape.layers + 1) if accelerators(grant) else 1.0
     plan = cache_plan(shape, options, cache_budget(shape, granted_mib(grant), on_device))
     progress("making the cache", 0.9)
@@ -61,10 +67,10 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
     bare = LlamaTokenizer(model)
     special = bare.special_tokens()
     reasoning, calls = reasoning_form(source, bare.vocabulary), tool_form(source)
+    encoder = None if projector is None else _image_encoder(projector, options, grant, model)
     tokenizer = LlamaTokenizer(
         model,
         visible={*(reasoning.marks if reasoning else ()), *(calls.marks if calls else ())},
-        begins_prompts=bool(source) and bare.wants_beginning and not _writes_beginning(source, special),
     )
     progress("ready", 1.0)
     return LoadedModel(
@@ -77,7 +83,9 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             ),
             capacity=plan.tokens,
             pace=Pace(options.n_ubatch, fixed=options.prefill_chunk),
+            encoder=encoder,
         ),
+        image_reader=None if encoder is None else PromptsWithImages(encoder),
         tokenizer=tokenizer,
         template=ChatTemplate(source, special) if source else None,
         limits=Limits(
@@ -86,8 +94,41 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             stop_ids=tokenizer.stop_ids(),
             defaults=_recommended(model),
         ),
+        read_adapter=lambda adapter: LoraAdapter(model, Path(adapter.path)),
+        beginning=() if _writes_beginning(source, special) else bare.beginning(),
         # Templates look for the tags of thoughts in earlier answers, and cut them out.
         control_tokens=tokenizer.control_tokens() - ({reasoning.start, reasoning.end} if reasoning else set()),
+    )
+
+
+def projector_of(spec: ModelSpec, options: LlamaCppOptions) -> Path | None:
+    """The file that reads images for the model; None: nothing does.
+
+    Raises:
+        LoadFailed: there is none, and there should be one.
+    """
+    wanted = spec.kind is Kind.VISION_LANGUAGE if options.mmproj is None else options.mmproj != "none"
+    if not wanted:
+        return None
+    model = Path(spec.source)
+    name = options.mmproj or MMPROJ
+    found = sorted(file for file in model.parent.glob(MMPROJ) if file != model)
+    file = found[0] if options.mmproj is None and found else model.parent / name
+    if not file.is_file():
+        raise LoadFailed(
+            f"there is no file {name} beside {model.name}, which would read images for it; put it there, or launch the "
+            "model for text alone, with mmproj=none"
+        )
+    return file
+
+
+def _image_encoder(file: Path, options: LlamaCppOptions, grant: Grant, model: Model) -> ImageEncoder:
+    return ImageEncoder(
+        file,
+        model,
+        threads=options.n_threads_batch or options.n_threads or grant.threads,
+        use_gpu=bool(accelerators(grant)) and options.n_gpu_layers != 0,
+        longest=options.n_ubatch,
     )
 
 

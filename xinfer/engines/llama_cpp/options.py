@@ -83,6 +83,10 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     yarn_beta_slow: float = -1.0
     yarn_orig_ctx: int = 0
 
+    # --- models that see ---
+    mmproj: Annotated[str, Meta(pattern=r"^([^/\\]+\.gguf|none)$")] | None = None
+    """The file beside the model's that reads images for it; unset: one with mmproj in its name; none: text alone."""
+
     # --- embedding and rerank models ---
     pooling_type: Literal["mean", "cls", "last"] | None = None
     """How the vectors of tokens become one; unset: as the file says."""

@@ -1,16 +1,23 @@
-"""Continuous batching: every step is one decode, with one token of each running sequence and a chunk of prompts."""
+"""Continuous batching: a step decodes one token of each running sequence, and a chunk of prompts.
+
+That is one batch, or one for each LoRA adapter that sequences have: the library computes a batch with one adapter.
+"""
 
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xinfer.engines.base import Load
-from xinfer.engines.llama_cpp.library import Batch, Context
+from xinfer.engines.llama_cpp.library import Batch, Context, LoraAdapter
 from xinfer.engines.llama_cpp.pace import Pace
 from xinfer.engines.llama_cpp.sampling import sampler_of, score_prompt
 from xinfer.engines.llama_cpp.slots import Coming, Found, Slot, SlotTable, shares_of
 from xinfer.engines.token_engine import Candidates, Progress, Sequence
 from xinfer.errors import EngineFailed
+
+if TYPE_CHECKING:
+    from xinfer.engines.llama_cpp.vision import ImageEncoder
 
 SCORED_CHUNK = 64
 """So many tokens of prompts are read at once where the logits of all of them are wanted: those take memory."""
@@ -52,14 +59,18 @@ class LlamaRunner:
         slots: the table of them.
         capacity: tokens of the cache, for the load report.
         pace: how many tokens of prompts are read per step.
+        encoder: of images; ``None``: the model sees none.
     """
 
-    def __init__(self, context: Context, slots: SlotTable, *, capacity: int, pace: Pace) -> None:
+    def __init__(
+        self, context: Context, slots: SlotTable, *, capacity: int, pace: Pace, encoder: "ImageEncoder | None" = None
+    ) -> None:
         self._context = context
         self._batch = Batch(context.batch_size)
         self._slots = slots
         self._capacity = capacity
         self._pace = pace
+        self._encoder = encoder
         self._waiting: deque[Waiting] = deque()
         self._reading: list[Slot] = []
         """Slots whose prompt is being read, in the order in which they came."""
@@ -97,8 +108,13 @@ class LlamaRunner:
         """Let in who waits, read a chunk of prompts, and continue every running sequence by one token."""
         if self._waiting:
             self._admit()
-        parts = self._decode()
-        progress = self._advance(parts)
+        shares = self._shares() if self._reading else {}
+        progress: list[Progress] = []
+        for adapter in dict.fromkeys(_adapter(slot) for slot in self._slots.busy):
+            self._context.use(adapter)
+            progress += self._advance(self._decode(adapter, shares))
+        if self._encoder is not None:
+            self._look(self._encoder)
         self._note_load()
         return progress
 
@@ -118,7 +134,9 @@ class LlamaRunner:
             sequence = waiting.sequence
             # What was generated before the sequence lost its slot is read again like a prompt.
             tokens = sequence.prompt + sequence.generated
-            place = self._slots.place(tokens, anew=wants_scores(sequence))
+            place = self._slots.place(
+                tokens, anew=wants_scores(sequence), weights=_mark(sequence), images=sequence.images or ()
+            )
             if isinstance(place, Coming):
                 still.append(Waiting(sequence, place))
                 continue
@@ -129,11 +147,12 @@ class LlamaRunner:
         if found.source is not found.slot:
             self._context.keep(found.slot.number, 0)  # in a cache that all share, a copy adds to what is there
             self._context.copy(found.source.number, found.slot.number)
-        self._context.keep(found.slot.number, found.shared)
         if sequence.prompt_candidates and wants_scores(sequence):
             sequence.prompt_candidates.clear()  # it had lost its slot while they were collected
         sequence.cached = max(sequence.cached, min(found.shared, len(sequence.prompt)))
-        self._reading.append(self._slots.take(found, sequence, tokens))
+        slot = self._slots.take(found, sequence, tokens, _mark(sequence))
+        self._context.keep(slot.number, slot.position)
+        self._reading.append(slot)
 
     def _free(self, slot: Slot) -> None:
         self._slots.free(slot)
@@ -158,38 +177,40 @@ class LlamaRunner:
 
     # --- one batch ---
 
-    def _decode(self) -> list[Part]:
-        """Compute what comes next of everybody; says who had which part in it."""
+    def _decode(self, adapter: LoraAdapter | None, shares: Mapping[Slot, int]) -> list[Part]:
+        """Compute what comes next of everybody with an adapter; says who had which part in it.
+
+        Args:
+            adapter: that the context uses.
+            shares: how many tokens are read of each prompt in this step.
+        """
         started = time.monotonic()
-        parts = self._fill_batch()
-        while not self._context.decode(self._batch):
+        parts = self._fill_batch(adapter, shares)
+        while parts and not self._context.decode(self._batch):
             self._make_room()
-            parts = self._fill_batch()
+            parts = self._fill_batch(adapter, shares)
         for slot in self._gaps:
-            self._context.keep(slot.number, slot.filled)
-        tokens = sum(part.tokens for part in parts)
-        self.tokens_decoded += tokens
-        self._pace.note(tokens - len(self._running), time.monotonic() - started)
+            self._context.keep(slot.number, slot.position)
+        self.tokens_decoded += sum(part.tokens for part in parts)
+        self._pace.note(sum(shares.get(part.slot, 0) for part in parts), time.monotonic() - started)
         return parts
 
-    def _fill_batch(self) -> list[Part]:
-        """Put the tokens of this step into the batch, by the numbers of their slots; says whose they are."""
-        shares = self._shares() if self._reading else {}
-        gaps = self._gaps = self._slots.gaps()
+    def _fill_batch(self, adapter: LoraAdapter | None, shares: Mapping[Slot, int]) -> list[Part]:
+        """Put the tokens into the batch, by the numbers of their slots; says whose they are."""
+        slots = [slot for slot in self._slots.busy if shares.get(slot, 1) and _adapter(slot) is adapter]
+        gaps = self._gaps = self._slots.gaps(slots)
         tokens: list[int] = []
         positions: list[int] = []
         sequences: list[int] = []
         outputs: list[int] = []
         parts: list[Part] = []
         row = 0
-        for slot in sorted((*self._slots.busy, *gaps), key=_number) if gaps else self._slots.busy:
+        for slot in sorted((*slots, *gaps), key=_number) if gaps else slots:
             share = shares.get(slot, 1)
-            if not share:
-                continue
             start, end = slot.filled, slot.filled + share
             wanted = 0 if slot in gaps else share if _is_scored(slot) else int(end == len(slot.tokens))
             tokens += slot.tokens[start:end] or [0]
-            positions += range(start, end)
+            positions += range(slot.position, slot.position + share)
             sequences += [slot.number] * share
             outputs += [0] * (share - wanted) + [1] * wanted
             if slot not in gaps:
@@ -206,18 +227,33 @@ class LlamaRunner:
         wanted = []
         for slot in self._reading:
             if not _is_scored(slot):
-                wanted.append(slot.remaining)
+                wanted.append(slot.readable)
                 continue
-            wanted.append(min(slot.remaining, scored))
+            wanted.append(min(slot.readable, scored))
             scored -= wanted[-1]
         return dict(zip(self._reading, shares_of(wanted, budget), strict=True))
+
+    def _look(self, encoder: "ImageEncoder") -> None:
+        """Read one image at most, so that nobody waits for several."""
+        slot = next((slot for slot in self._reading if slot.image is not None), None)
+        if slot is None or slot.image is None:
+            return
+        span = slot.image
+        self._context.use(_adapter(slot))
+        while not encoder.read(self._context, span.picture, slot.position, slot.number):
+            self._context.keep(slot.number, slot.position)
+            self._make_room()
+            if slot.sequence is None:
+                return
+        slot.filled = span.end
+        self.tokens_decoded += span.tokens
 
     # --- what came out ---
 
     def _advance(self, parts: list[Part]) -> list[Progress]:
         for part in parts:
             part.slot.filled += part.tokens
-        outputs = parts[-1].row + parts[-1].size
+        outputs = parts[-1].row + parts[-1].size if parts else 0
         if not outputs:
             return []
         logits = self._context.logits(outputs)
@@ -257,9 +293,10 @@ class LlamaRunner:
         for part, item in zip(ready, progress, strict=True):
             if item.ending is not None:
                 self._free(part.slot)
-        self._running = [part.slot for part in ready if part.slot.sequence is not None]
+        answered = {part.slot for part in ready}
+        running = [slot for slot in self._running if slot not in answered]
+        self._running = running + [part.slot for part in ready if part.slot.sequence is not None]
         if self._reading:
-            answered = {part.slot for part in ready}
             self._reading = [slot for slot in self._reading if slot not in answered]
 
     def _note_load(self) -> None:
@@ -271,6 +308,17 @@ class LlamaRunner:
             tokens_queued=unread + sum(len(waiting.sequence.prompt) for waiting in self._waiting),
             kv_usage=sum(slot.filled for slot in slots) / self._capacity,
         )
+
+
+def _adapter(slot: Slot) -> LoraAdapter | None:
+    """What changes the model for the sequence of a busy slot."""
+    adapter: LoraAdapter | None = slot.sequence.adapter if slot.sequence is not None else None
+    return adapter
+
+
+def _mark(sequence: Sequence) -> object:
+    """Stands for the adapter of a sequence."""
+    return None if sequence.adapter is None else sequence.adapter.mark
 
 
 def _number(slot: Slot) -> int:

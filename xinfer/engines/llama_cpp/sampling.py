@@ -15,7 +15,8 @@ class Seen:
 
     def __init__(self, sequence: Sequence) -> None:
         self._sequence = sequence
-        self._ids: Any = np.unique(np.array(sequence.prompt, np.int64))
+        ids = np.unique(np.array(sequence.prompt, np.int64))
+        self._ids: Any = ids[ids >= 0]  # those below stand for images
         self._counts: Any = np.zeros(len(self._ids), np.float32)
         self._places = {int(token): place for place, token in enumerate(self._ids)}
         self._read = 0

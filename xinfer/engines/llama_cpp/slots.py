@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from xinfer.engines.llama_cpp.images import ImageSpan, before_image, image_at, position_of, whole_images
 from xinfer.engines.token_engine import Sequence as TokenSequence
 
 LEAST_SHARED = 32
@@ -26,9 +27,11 @@ class Slot:
         tokens: all tokens of that, or, of a free slot, those that the cache still holds.
         filled: how many of ``tokens`` the cache holds.
         since: when it was taken, or of a free slot when it was freed, as a count.
+        weights: stands for the adapter that ``tokens`` were computed with; ``None``: they were computed without one.
+        images: in ``tokens``.
     """
 
-    __slots__ = ("filled", "number", "sequence", "since", "tokens")
+    __slots__ = ("filled", "images", "number", "sequence", "since", "tokens", "weights")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -36,11 +39,28 @@ class Slot:
         self.tokens: list[int] = []
         self.filled = 0
         self.since = 0
+        self.weights: object = None
+        self.images: Sequence[ImageSpan] = ()
 
     @property
     def remaining(self) -> int:
         """Tokens that are still to be read before it can be continued."""
         return len(self.tokens) - self.filled
+
+    @property
+    def readable(self) -> int:
+        """Those of them that come before the next image."""
+        return before_image(self.filled, len(self.tokens), self.images) if self.images else self.remaining
+
+    @property
+    def image(self) -> ImageSpan | None:
+        """The image that is to be read next."""
+        return image_at(self.filled, self.images) if self.images else None
+
+    @property
+    def position(self) -> int:
+        """Of what is to be read next."""
+        return position_of(self.filled, self.images) if self.images else self.filled
 
 
 class Found(NamedTuple):
@@ -83,19 +103,19 @@ class SlotTable:
         """Those that serve somebody, by number."""
         return [slot for slot in self._slots if slot.sequence is not None]
 
-    def gaps(self) -> list[Slot]:
-        """Free slots that stand between busy ones, where there are no more than ``WIDEST_GAP`` in a row.
+    def gaps(self, batch: Sequence[Slot]) -> list[Slot]:
+        """Free slots that stand between those of a batch, where there are no more than ``WIDEST_GAP`` in a row.
 
         With a token in each of them all is computed at once, which takes less than doing it in two parts.
         """
         if not self._neighbours:
             return []
-        busy = [slot.number for slot in self.busy]
+        gaps = [self._slots[before.number + 1 : after.number] for before, after in itertools.pairwise(batch)]
         return [
-            self._slots[number]
-            for before, after in itertools.pairwise(busy)
-            if after - before - 1 <= WIDEST_GAP
-            for number in range(before + 1, after)
+            slot
+            for gap in gaps
+            if len(gap) <= WIDEST_GAP and all(slot.sequence is None for slot in gap)
+            for slot in gap
         ]
 
     @property
@@ -103,21 +123,33 @@ class SlotTable:
         """Whether one is free."""
         return any(slot.sequence is None for slot in self._slots)
 
-    def place(self, tokens: Sequence[int], *, anew: bool = False) -> Found | Coming:
+    def place(
+        self,
+        tokens: Sequence[int],
+        *,
+        anew: bool = False,
+        weights: object = None,
+        images: Sequence[ImageSpan] = (),
+    ) -> Found | Coming:
         """Where a prompt goes; there has to be room. At least its last token is read again, for its logits.
 
         Args:
             tokens: the prompt.
             anew: all of it is to be read, whatever is known.
+            weights: stands for its adapter; what was computed with other ones is of no use.
+            images: in the prompt. Of each, all or nothing is shared.
         """
         source, shared = self._slots[0], 0
         coming = Coming(source, None, 0)
         if self._shares and not anew:
             longest = len(tokens) - 1
             for slot in self._slots:
-                common = min(common_prefix(slot.tokens, tokens), longest)
-                if min(common, slot.filled) > shared:
-                    source, shared = slot, min(common, slot.filled)
+                if slot.weights is not weights:
+                    continue
+                common = whole_images(min(common_prefix(slot.tokens, tokens), longest), images)
+                known = whole_images(min(common, slot.filled), images)
+                if known > shared:
+                    source, shared = slot, known
                 if slot.sequence is not None and common > max(slot.filled, coming.until):
                     coming = Coming(slot, slot.sequence, common)
         if coming.until >= shared + LEAST_SHARED:
@@ -130,10 +162,12 @@ class SlotTable:
         slot = self._least_useful((source,))
         return Found(slot, source, shared)
 
-    def take(self, found: Found, sequence: TokenSequence, tokens: list[int]) -> Slot:
+    def take(self, found: Found, sequence: TokenSequence, tokens: list[int], weights: object = None) -> Slot:
         """Give a slot to a sequence whose tokens, prompt and what was generated before, are ``tokens``."""
         self._clock += 1
         slot = found.slot
+        slot.weights = weights
+        slot.images = sequence.images or ()
         slot.sequence, slot.tokens, slot.filled, slot.since = sequence, tokens, found.shared, self._clock
         return slot
 

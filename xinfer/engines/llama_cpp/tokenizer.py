@@ -15,24 +15,19 @@ class LlamaTokenizer:
     Args:
         model: whose vocabulary it is.
         visible: special tokens that are shown all the same, because somebody reads them later on.
-        begins_prompts: prompts that a template made get the token that begins texts, if they lack it: the model wants
-            it, and the template leaves it to others.
     """
 
-    def __init__(self, model: Model, *, visible: Collection[str] = (), begins_prompts: bool = False) -> None:
+    def __init__(self, model: Model, *, visible: Collection[str] = ()) -> None:
         self._model = model  # keeps the vocabulary alive
         self._vocabulary = model.vocabulary
         self._size = model.vocabulary_size
-        begin = int(c.llama_vocab_bos(self._vocabulary))
-        self._begin = [begin] if begins_prompts and begin >= 0 else []
         self._shown = _Pieces(model, special=False, visible=frozenset(visible))
         self._raw = _Pieces(model, special=True)
         self.vocabulary: Container[str] = _Vocabulary(model)
 
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         """See the protocol."""
-        ids = tokenize(self._model, text, add_special=add_special, parse_special=True)
-        return ids if add_special or ids[:1] == self._begin else self._begin + ids
+        return tokenize(self._model, text, add_special=add_special, parse_special=True)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See the protocol."""
@@ -65,10 +60,10 @@ class LlamaTokenizer:
         found = {name: int(getattr(c, f"llama_vocab_{role}")(self._vocabulary)) for name, role in roles.items()}
         return {name: token_text(self._model, token) for name, token in found.items() if token >= 0}
 
-    @property
-    def wants_beginning(self) -> bool:
-        """The model wants every text to begin with a token of its own."""
-        return bool(c.llama_vocab_get_add_bos(self._vocabulary))
+    def beginning(self) -> tuple[int, ...]:
+        """The token with which the model wants every text to begin, if it has one."""
+        token = int(c.llama_vocab_bos(self._vocabulary))
+        return (token,) if token >= 0 and c.llama_vocab_get_add_bos(self._vocabulary) else ()
 
 
 def tokenize(model: Model, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
