@@ -47,12 +47,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
     @property
+    def edits_logits(self) -> bool:
+        """Something is done to the scores before a token is chosen."""
+        return self.has_penalties or bool(self.logit_bias) or bool(self.min_tokens and self.stop_ids)
+
+    @property
     def is_plain(self) -> bool:
         """One argmax over the raw logits is all that is needed."""
-        return (
-            self.is_greedy
-            and self.logprobs is None
-            and not self.logit_bias
-            and not self.has_penalties
-            and not (self.min_tokens and self.stop_ids)
-        )
+        return self.is_greedy and self.logprobs is None and not self.edits_logits

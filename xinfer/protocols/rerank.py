@@ -27,6 +27,8 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Put token counts in ``meta`` as well."""
     truncate_prompt_tokens: int | None = None
     """The most tokens of a query and document together; ``None`` and -1: the model's longest input."""
+    instruction: str | None = None
+    """What counts as an answer to the query, for models that can be told."""
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,9 +49,10 @@ class RerankBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_chunks_per_doc: Annotated[int, Meta(ge=1)] | None = None
     """Documents are scored in one chunk, which every maximum allows."""
     truncate_prompt_tokens: Truncation | None = None
+    instruction: NonEmpty | None = None
     user: Any = None
     kwargs: str | dict[str, Any] | None = None
-    """Xinference's client sends further keywords here, as a JSON string; we know none."""
+    """Xinference's client sends further keywords here, as a JSON string; we know "instruction"."""
 
 
 _MUST_BE = {
@@ -61,14 +64,15 @@ _MUST_BE = {
     "return_len": "true or false",
     "max_chunks_per_doc": "an integer of at least 1",
     "truncate_prompt_tokens": TRUNCATION_RULE,
-    "kwargs": "an empty object",
+    "instruction": "a string that is not empty",
+    "kwargs": "an object with no other key than instruction",
 }
 
 _decoder = msgspec.json.Decoder(RerankBody)
 
 
-def parse_rerank(body: bytes) -> RerankRequest:
-    """Decode and check a request body.
+def parse_rerank(body: bytes, *, instructed: bool = False) -> RerankRequest:
+    """Decode and check a request body. ``instructed``: there are models that take an instruction.
 
     Raises:
         InvalidRequest: not JSON, a missing field, a wrong type or range, an empty query, no documents.
@@ -76,7 +80,9 @@ def parse_rerank(body: bytes) -> RerankRequest:
     """
     request = decode(body, _decoder, _MUST_BE)
     check_truncation(request.truncate_prompt_tokens)
-    _refuse_keywords(request.kwargs)
+    instruction = request.instruction or _instruction(request.kwargs)
+    if instruction is not None and not instructed:
+        raise UnsupportedParameter("models of this engine take no instruction; leave it out", param="instruction")
     return RerankRequest(
         model=request.model,
         query=request.query,
@@ -85,17 +91,24 @@ def parse_rerank(body: bytes) -> RerankRequest:
         return_documents=request.return_documents is not False,
         return_len=bool(request.return_len),
         truncate_prompt_tokens=request.truncate_prompt_tokens,
+        instruction=instruction,
     )
 
 
-def _refuse_keywords(kwargs: str | dict[str, Any] | None) -> None:
+def _instruction(kwargs: str | dict[str, Any] | None) -> str | None:
+    """That of ``kwargs``, where nothing else may be."""
     try:
         keywords = msgspec.json.decode(kwargs) if isinstance(kwargs, str) else kwargs
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"'kwargs' is not valid JSON: {error}", param="kwargs") from None
-    if keywords:
-        named = next(iter(keywords)) if isinstance(keywords, dict) else "kwargs"
+    if not keywords:
+        return None
+    named = next((key for key in keywords if key != "instruction"), None) if isinstance(keywords, dict) else "kwargs"
+    if named is not None:
         raise UnsupportedParameter(f"{named!r} in 'kwargs' is not supported here; leave it out", param=str(named))
+    if not isinstance(keywords["instruction"], str):
+        raise InvalidRequest("'instruction' must be a string", param="instruction")
+    return keywords["instruction"] or None
 
 
 def encode_rerank(

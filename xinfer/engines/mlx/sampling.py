@@ -28,7 +28,11 @@ class BatchSampler:
 
     def __init__(self, sequences: Rows[Sequence]) -> None:
         self._sequences = list(sequences)
-        self._edited = [row for row, sequence in enumerate(self._sequences) if _edits_logits(sequence)]
+        self._edited = [
+            row
+            for row, sequence in enumerate(self._sequences)
+            if sequence.sampling.edits_logits or sequence.constraint is not None
+        ]
         self._scored = [row for row, sequence in enumerate(self._sequences) if sequence.sampling.logprobs is not None]
         self._random = [row for row, sequence in enumerate(self._sequences) if not sequence.sampling.is_greedy]
 
@@ -187,12 +191,6 @@ def candidates_at(scores: mx.array, token: int, wanted: int) -> Candidates:
     tokens = tokens[mx.argsort(-scores[tokens])]
     values = cast("list[float]", scores[tokens].tolist())
     return Candidates(chosen, list(zip(_integers(tokens), values, strict=True)))
-
-
-def _edits_logits(sequence: Sequence) -> bool:
-    sampling = sequence.sampling
-    waits = bool(sampling.min_tokens and sampling.stop_ids)
-    return sequence.constraint is not None or sampling.has_penalties or bool(sampling.logit_bias) or waits
 
 
 def _integers(values: mx.array) -> list[int]:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from xinfer.engines.sentence_transformers.folder import UNBOUNDED, ModelFolder
-from xinfer.engines.sentence_transformers.models import Tokens, pick_dtype
+from xinfer.engines.sentence_transformers.models import TakesBareQueries, Tokens, pick_dtype
 from xinfer.engines.sentence_transformers.native import as_array, normalize
 from xinfer.engines.sentence_transformers.options import Options
 from xinfer.engines.sentence_transformers.tokenizing import TextTokenizer
@@ -91,7 +91,7 @@ class LibraryEmbedder(_LibraryModel):
             return as_array(normalize(x) if self.normalizes else x)
 
 
-class LibraryReranker(_LibraryModel):
+class LibraryReranker(TakesBareQueries, _LibraryModel):
     """A CrossEncoder with one label."""
 
     normalizes = False

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from xinfer.engines.pooling_engine import refuse_instruction
 from xinfer.engines.sentence_transformers.folder import ModelFolder, NotNative
 from xinfer.engines.sentence_transformers.options import Options
+from xinfer.generation.judging import find_judge
 from xinfer.ops import Kind
 
 if TYPE_CHECKING:
@@ -37,12 +39,38 @@ class Model(Protocol):
         """Inputs x dimensions; of a reranker inputs x 1."""
 
 
+class Reranker(Model, Protocol):
+    """A loaded model that scores pairs of a query and a document."""
+
+    def phrased(self, query: str, instruction: str | None, limit: int) -> str:
+        """What stands for the query in a pair, of which the document is cut so that both have ``limit`` tokens at most.
+
+        Raises:
+            UnsupportedParameter: it takes no instruction.
+            ContextOverflow: the query leaves no room for a document.
+        """
+
+
+class TakesBareQueries:
+    """The part of encoders that reads a query as it is."""
+
+    def phrased(self, query: str, instruction: str | None, limit: int) -> str:  # noqa: ARG002 - they cut both
+        """See ``Reranker.phrased``."""
+        refuse_instruction(instruction)
+        return query
+
+
 def load_model(kind: Kind, folder: ModelFolder, options: Options, device: torch.device, prompt: str) -> Model:
     """Load a model by the first way that can.
 
     Raises:
         ValueError: none can, or not the one that ``options`` insist on; says why.
     """
+    judge = find_judge(folder.path) if kind is Kind.RERANK and options.implementation != "native" else None
+    if judge is not None:
+        from xinfer.engines.sentence_transformers.judge import JudgeReranker  # noqa: PLC0415 - imports transformers
+
+        return JudgeReranker(folder, judge, options, device, prompt)
     if options.implementation != "library" and not options.trust_remote_code:
         try:
             return _load_native(kind, folder, options, device, prompt)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from xinfer.engines.sentence_transformers.encoder import Batch, Encoder, Linear, Weights
 from xinfer.engines.sentence_transformers.folder import DensePlan, EmbeddingPlan, NormalizePlan, NotNative, RerankPlan
-from xinfer.engines.sentence_transformers.models import Tokens
+from xinfer.engines.sentence_transformers.models import TakesBareQueries, Tokens
 from xinfer.engines.sentence_transformers.tokenizing import TextTokenizer
 
 _WORDS = "embeddings.word_embeddings.weight"
@@ -59,7 +59,7 @@ class NativeEmbedder:
             return as_array(x)
 
 
-class NativeReranker:
+class NativeReranker(TakesBareQueries):
     """Encoder and classifier with one label: on the first token's vector a linear layer, tanh, a linear layer."""
 
     packed = True
@@ -93,11 +93,11 @@ def read_weights(path: Path, device: torch.device, dtype: torch.dtype | None) ->
     """The tensors of a folder, and what stands before the encoder's names in it (such as "bert.").
 
     Raises:
-        NotNative: no safetensors, or no encoder in them.
+        NotNative: no weights, or no encoder in them.
     """
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(path):
-        tensors |= load_file(file)
+        tensors |= load_file(file) if file.suffix == ".safetensors" else _unpickled(file)
     prefix = next((name.removesuffix(_WORDS) for name in tensors if name.endswith(_WORDS)), None)
     if prefix is None:
         raise NotNative("its weights have no encoder")
@@ -105,13 +105,20 @@ def read_weights(path: Path, device: torch.device, dtype: torch.dtype | None) ->
 
 
 def _weight_files(path: Path) -> Iterable[Path]:
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        return sorted({path / name for name in msgspec.json.decode(index.read_bytes())["weight_map"].values()})
-    single = path / "model.safetensors"
-    if not single.is_file():
-        raise NotNative("its weights are not in safetensors")
-    return [single]
+    """Those in safetensors, else those that PyTorch pickled."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index, single = path / f"{name}.index.json", path / name
+        if index.is_file():
+            return sorted({path / part for part in msgspec.json.decode(index.read_bytes())["weight_map"].values()})
+        if single.is_file():
+            return [single]
+    raise NotNative("its weights are in none of the usual files")
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled file. ``weights_only``: whatever else it would call, it is not read."""
+    tensors: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return tensors
 
 
 def as_array(x: Tensor) -> "np.ndarray[Any, np.dtype[np.float32]]":

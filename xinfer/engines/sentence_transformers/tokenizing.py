@@ -33,7 +33,7 @@ class TextTokenizer:
         self._truncate_to(limit)
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
-    def pairs(self, pairs: Sequence[tuple[str, str]], limit: int) -> list[tuple[list[int], list[int]]]:
+    def pairs(self, pairs: Sequence[tuple[str, str]], limit: int) -> list[tuple[list[int], list[int] | None]]:
         """The ids and type ids of each pair, the longer side cut until both are ``limit`` tokens at most."""
         self._truncate_to(limit)
         return [(encoding.ids, encoding.type_ids) for encoding in self._tokenizer.encode_batch_fast(pairs)]
