@@ -208,7 +208,7 @@ def test_weights_that_are_there_twice_count_once(folder):
     (path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}')
     refused("is missing", path)
     (path / "model.safetensors.index.json").write_text("[]")
-    refused("is no index of safetensors files", path)
+    refused("is no index of weights", path)
 
 
 def test_the_shape_of_a_model_comes_from_its_config_and_its_weights(folder):
@@ -253,7 +253,7 @@ def test_weights_that_are_missing_pickled_or_cut_off(folder):
     path = folder(LLM, weights=False)
     refused(r"no \*\.safetensors files", path)
     (path / "pytorch_model.bin").write_bytes(b"")
-    refused("convert them to safetensors", path)
+    refused("is cut off or no file of PyTorch's", path)
     for content in (b"", b"x" * 4, struct.pack("<Q", 50) + b"{}", struct.pack("<Q", 1 << 60)):
         (path / "model.safetensors").write_bytes(content)
         refused("safetensors file", path)

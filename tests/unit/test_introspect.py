@@ -50,8 +50,11 @@ EXPECTED = {
     },
     "bert-reranker": {"kind": Kind.RERANK, "abilities": ("rerank",), "context_length": 64},
     "xlmr-reranker": {"kind": Kind.RERANK, "family": "xlm-roberta"},
+    "pickled-embedding": {"kind": Kind.EMBEDDING, "format": Format.PICKLE, "pooling": "cls", "weights_mib": 1},
     "llm-embedding": {"kind": Kind.EMBEDDING, "family": "qwen3", "pooling": "lasttoken", "normalized": True},
     "llm-reranker": {"kind": Kind.RERANK, "family": "qwen3", "tool_parser": ""},
+    "bare-llm-reranker": {"kind": Kind.RERANK, "abilities": ("rerank",), "context_length": 1024},
+    "question-reranker": {"kind": Kind.RERANK, "family": "qwen2"},
     "vision-language": {
         "kind": Kind.VISION_LANGUAGE,
         "abilities": ("generate", "chat", "vision"),
@@ -87,7 +90,9 @@ REASONS = {
     "cut-off": "is cut off: .* bytes; download it again",
     "cut-off-gguf": "is cut off: .* bytes; download it again",
     "pointer": "run 'git lfs pull' in its folder",
-    "pickled": "convert them to safetensors",
+    "pickled": "only pickled weights, and none of those that are read.*convert them to safetensors",
+    "cut-off-pickle": "is cut off or no file of PyTorch's .*download it again",
+    "malicious": r"is not loaded: the pickle in it calls (posix|nt)\.system",
     "onnx": "only weights for ONNX, which no engine here loads; fetch",
     "no-weights": r"no \*.safetensors files; download it again, with its weights",
     "cache-entry": "launch that one: snapshots/0123abc",
@@ -271,3 +276,14 @@ def test_adapters_and_pipelines_that_nothing_here_takes(tmp_path):
     (video / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(InvalidRequest, match="download it again, with its weights"):
         introspect(str(video))
+
+
+def test_a_language_model_that_judges_documents_is_told_by_its_card_or_name(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}))
+    assert kind_of(Folder(tmp_path), "hf:Qwen/Qwen3-0.6B") is Kind.LLM
+    assert kind_of(Folder(tmp_path), "hf:Qwen/Qwen3-Reranker-0.6B") is Kind.RERANK
+    card = "---\nlicense: mit\npipeline_tag: {}\n---\npipeline_tag: text-ranking\n"
+    (tmp_path / "README.md").write_text(card.format('"text-ranking"'))
+    assert kind_of(Folder(tmp_path)) is Kind.RERANK
+    (tmp_path / "README.md").write_text(card.format("text-generation"))
+    assert kind_of(Folder(tmp_path)) is Kind.LLM

@@ -1,5 +1,6 @@
 """The files of a model folder in the Hugging Face layout, and why a folder that is none cannot be served."""
 
+import itertools
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ PICKLED = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 FOREIGN = (("*.onnx", "ONNX"), ("*.h5", "TensorFlow"), ("*.msgpack", "Flax"), ("*.npz", "NumPy"))
 """Weights of other libraries, by what their names look like."""
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+CARD_FENCE, TASK_KEY, CARD_LINES = "---", "pipeline_tag:", 200
+"""A model card begins with metadata between two fences."""
 MOST_NAMES = 5
 """Of files that a refusal lists."""
 
@@ -105,6 +108,19 @@ class Folder:
             ) from error
 
     @cached_property
+    def task(self) -> str:
+        """What the model card says that it is for, in the words of Hugging Face; empty: it does not."""
+        card = self.path / "README.md"
+        if not card.is_file():
+            return ""
+        with card.open(encoding="utf-8", errors="replace") as lines:
+            if next(lines, "").strip() != CARD_FENCE:
+                return ""
+            head = itertools.takewhile(lambda line: line.strip() != CARD_FENCE, itertools.islice(lines, CARD_LINES))
+            found = (line.removeprefix(TASK_KEY).strip(" \n'\"") for line in head if line.startswith(TASK_KEY))
+            return next(found, "")
+
+    @cached_property
     def architectures(self) -> tuple[str, ...]:
         """The classes that the model was saved from."""
         found = self.config.get("architectures")
@@ -168,8 +184,8 @@ def _what_instead(path: Path) -> str:
 def _instead_of_weights(path: Path) -> str:
     if any(file for pattern in PICKLED for file in path.glob(pattern)):
         return (
-            "only pickled weights (*.bin, *.pth), which are not loaded because they can run code; convert them to "
-            "safetensors"
+            "only pickled weights, and none of those that are read (pytorch_model.bin, or the files that "
+            "pytorch_model.bin.index.json names); convert them to safetensors"
         )
     for pattern, library in FOREIGN:
         if any(path.glob(pattern)) or any(path.glob(f"*/{pattern}")):

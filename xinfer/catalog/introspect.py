@@ -1,17 +1,20 @@
 """A ModelSpec from what lies on disk: a folder in the Hugging Face layout, or a GGUF file."""
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
+
 from xinfer.catalog import vectors
 from xinfer.catalog.folder import ADAPTER, PIPELINE, Folder, refused_adapter, refused_folder
+from xinfer.catalog.folder_weights import weights_of
 from xinfer.catalog.gguf import PART, GgufFile, read_gguf
 from xinfer.catalog.kinds import abilities, hears, kind_of, reasoning_parser, tool_parser
 from xinfer.catalog.pipelines import read_pipeline
-from xinfer.catalog.quantized import stored
 from xinfer.catalog.shape import shape_of_config, shape_of_gguf
 from xinfer.catalog.sources import resolve_source
-from xinfer.catalog.weights import read_tensors, safetensors_in, size_mib, written_for
+from xinfer.catalog.weights import safetensors_in, size_mib
 from xinfer.errors import InvalidRequest
 from xinfer.generation.context import context_length
 from xinfer.ops import Kind
@@ -21,6 +24,8 @@ VECTORS = (Kind.EMBEDDING, Kind.RERANK)
 """Kinds of which the longest input is also a matter of what is around the weights."""
 MOST_FILES = 5
 """That a refusal lists."""
+PROJECTOR = "*mmproj*.gguf"
+"""How files are called by custom that read images for the model beside them."""
 GGUF_RANK = 4
 """The number of the pooling of rerank models in a GGUF file."""
 GGUF_POOLINGS = {1: "mean", 2: "cls", 3: "lasttoken"}
@@ -93,11 +98,9 @@ def introspect(source: str, name: str = "", kinds: Collection[Kind] = ()) -> Mod
 
 
 def _folder(folder: Folder, source: str, name: str, kinds: Collection[Kind]) -> ModelSpec:
-    kind = _told_kind(folder, kinds)
-    weights = folder.safetensors()
+    kind = _told_kind(folder, source, kinds)
     config = folder.config
-    how = stored(config, folder.json("hf_quant_config.json"), written_for(weights))
-    tensors = read_tensors(weights, how.bits)
+    weights, how, tensors = weights_of(folder)
     embeds = kind is Kind.EMBEDDING
     return ModelSpec(
         name=name or folder.path.name,
@@ -122,10 +125,10 @@ def _folder(folder: Folder, source: str, name: str, kinds: Collection[Kind]) -> 
     )
 
 
-def _told_kind(folder: Folder, kinds: Collection[Kind]) -> Kind:
+def _told_kind(folder: Folder, source: str, kinds: Collection[Kind]) -> Kind:
     """What the launch says counts more than what the files do."""
     try:
-        found = kind_of(folder)
+        found = kind_of(folder, source)
     except InvalidRequest:
         if not kinds:
             raise
@@ -143,11 +146,9 @@ def shape_of(spec: ModelSpec) -> ModelShape | None:
     try:
         path = resolve_source(spec.source)
         if spec.format is Format.GGUF:
-            return shape_of_gguf(read_gguf(path))
+            return _shape_with(shape_of_gguf(read_gguf(path)), projector_beside(path))
         folder = Folder(path)
-        weights = folder.safetensors()
-        bits = stored(folder.config, folder.json("hf_quant_config.json"), "").bits
-        return shape_of_config(folder.config, read_tensors(weights, bits))
+        return shape_of_config(folder.config, weights_of(folder).tensors)
     except InvalidRequest:
         return None
 
@@ -155,13 +156,16 @@ def shape_of(spec: ModelSpec) -> ModelShape | None:
 def _gguf(file: Path, source: str, name: str, kinds: Collection[Kind]) -> ModelSpec:
     found = read_gguf(file)
     kind = _gguf_kind(file, found)
+    projector = projector_beside(file) if kind is Kind.LLM else None
+    if projector is not None:
+        kind = Kind.VISION_LANGUAGE
     if kinds and kind not in kinds:
         kind = next(iter(kinds))
     template = found.text("tokenizer.chat_template")
     file_type = found.metadata.get("general.file_type")
     pooling = found.own("pooling_type")
     embeds = kind is Kind.EMBEDDING
-    shape = shape_of_gguf(found)
+    shape = _shape_with(shape_of_gguf(found), projector)
     return ModelSpec(
         name=name or file.stem,
         kind=kind,
@@ -177,9 +181,25 @@ def _gguf(file: Path, source: str, name: str, kinds: Collection[Kind]) -> ModelS
         has_chat_template=bool(template),
         tool_parser=tool_parser(kind, template),
         reasoning_parser=reasoning_parser(kind, template),
-        weights_mib=size_mib(found.files),
+        weights_mib=size_mib([*found.files, *([projector] if projector else ())]),
         shape=shape,
     )
+
+
+def projector_beside(model: Path) -> Path | None:
+    """The GGUF file that reads images for a model, by its name; None: there is none."""
+    found = (file for file in sorted(model.parent.glob(PROJECTOR)) if file != model)
+    return next(found, None)
+
+
+def _shape_with(shape: ModelShape, projector: Path | None) -> ModelShape:
+    """The shape of a model with the weights of what reads images for it."""
+    if projector is None:
+        return shape
+    sizes = Counter(shape.weight_bytes)
+    for tensor in read_gguf(projector).tensors:
+        sizes[tensor.type] += tensor.size
+    return msgspec.structs.replace(shape, weight_bytes=dict(sizes))
 
 
 def _gguf_kind(file: Path, found: GgufFile) -> Kind:

@@ -19,19 +19,25 @@ SPEAKING_PARTS = ("vocoder", "vocoder_config", "istftnet", "codec_config", "upsa
 SEEING_PARTS = ("vision_config", "visual", "vision_tower", "mm_vision_tower", "image_token_id", "image_token_index")
 HEARING_PARTS = ("audio_config", "audio_token_id", "audio_token_index")
 REASONING_MARKS = ("enable_thinking", "reasoning_content", "<think>")
+RANKING_TASK, RANKING_WORD = "text-ranking", "rerank"
+"""What a model card says of a reranker, and what is part of the names of all."""
 SCORING_MODULE = "LogitScore"
 """It makes a reranker of a language model: the score is how likely that answers "yes"."""
 
 
-def kind_of(folder: Folder) -> Kind:
+def kind_of(folder: Folder, source: str = "") -> Kind:
     """What the model is for.
+
+    Args:
+        folder: its files.
+        source: where they come from. A reranker that is a language model by all its files may say so by its name only.
 
     Raises:
         InvalidRequest: it cannot be told, or is nothing that is served; says what the files say.
     """
     if any(module.name == "Pooling" for module in folder.modules):
         return Kind.EMBEDDING
-    found = _classifier(folder) or _of_sound(folder) or _of_text(folder)
+    found = _classifier(folder) or _judge(folder, source) or _of_sound(folder) or _of_text(folder)
     if found is None:
         raise InvalidRequest(
             f"{folder.path} has the architectures {', '.join(folder.architectures) or 'none'}, of which it cannot be "
@@ -77,6 +83,13 @@ def _classifier(folder: Folder) -> Kind | None:
 def _scores(folder: Folder) -> bool:
     scoring = any(module.name == SCORING_MODULE for module in folder.modules)
     return scoring or folder.settings.get("model_type") == "CrossEncoder"
+
+
+def _judge(folder: Folder, source: str) -> Kind | None:
+    """A language model that was trained to rerank, by what its publisher says about it."""
+    called = f"{source.rstrip('/').rpartition('/')[2]} {folder.path.name}".lower()
+    is_said = folder.task == RANKING_TASK or RANKING_WORD in called
+    return Kind.RERANK if is_said and _ends(folder, GENERATIVE) and not sees(folder) else None
 
 
 def _speaks(folder: Folder) -> bool:

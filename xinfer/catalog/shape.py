@@ -11,11 +11,11 @@ from xinfer.catalog.gguf import GgufFile
 from xinfer.catalog.weights import Tensors
 from xinfer.spec import ModelShape
 
-LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
-HEADS = ("num_attention_heads", "n_head", "n_heads")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
-INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
+INTERMEDIATE = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim", "decoder_ffn_dim")
 EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 FEED_FORWARD_FACTOR = 4
 """A feed-forward part is so many times as wide as the model, where nothing else is said."""
@@ -85,6 +85,7 @@ def shape_of_config(config: Mapping[str, Any], tensors: Tensors) -> ModelShape:
         kv_lora_rank=latent,
         qk_rope_head_dim=rope if latent else 0,
         vocabulary=_first(text, ("vocab_size",)) or _first(config, ("vocab_size",)),
+        embedding_tables=1 if text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is True else 2,
         parameters=tensors.parameters,
         dtype=_dtype(text) or _dtype(config),
         weight_bytes=tensors.bytes_by_type,

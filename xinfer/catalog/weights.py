@@ -69,14 +69,23 @@ def safetensors_in(folder: Path) -> list[Path]:
     if not index.is_file():
         single = folder / "model.safetensors"
         return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    return indexed_files(index)
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The files that an index of weights names, which lie beside it.
+
+    Raises:
+        InvalidRequest: it is none, or a file that it names is missing.
+    """
     try:
         named = sorted(set(msgspec.json.decode(index.read_bytes(), type=_Index).weight_map.values()))
     except (msgspec.MsgspecError, OSError) as error:
-        raise InvalidRequest(f"{index} is no index of safetensors files: {error}", param="model_path") from error
+        raise InvalidRequest(f"{index} is no index of weights: {error}", param="model_path") from error
     for name in named:
-        if Path(name).name != name or not (folder / name).is_file():
+        if Path(name).name != name or not (index.parent / name).is_file():
             raise InvalidRequest(f"{index} names {name}, which is missing; download it again", param="model_path")
-    return [folder / name for name in named]
+    return [index.parent / name for name in named]
 
 
 def read_tensors(files: Iterable[Path], bits: int = 0) -> Tensors:
