@@ -3,58 +3,27 @@
 import json
 
 import pytest
+from e2e.hub_site import LAUNCH, REPOSITORY, WEIGHTS, demo_files, downloaded, progress, say, site_of, size_of_weights
 from fakes.hub.process import fake_hub
-
-from xinfer.catalog.sources import DEMO_FOLDER
-
-REPOSITORY = "Qwen/Qwen3-0.6B"
-LAUNCH = {"model_size_in_billions": "0.6", "model_format": "pytorch", "quantization": "none"}
-WEIGHTS = "model.safetensors"
-SETTINGS = {"heartbeat_s": 0.3, "worker_timeout_s": 2.0, "settle_s": 1.0, "device_period_s": 0.2}
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub")
-    with fake_hub(folder) as hub:
-        demo = DEMO_FOLDER / "demo-chat"
-        hub.add(REPOSITORY, {path.name: path.read_bytes() for path in demo.iterdir()})
+    with fake_hub(tmp_path_factory.mktemp("hub")) as hub:
+        hub.add(REPOSITORY, demo_files())
         yield hub
 
 
 @pytest.fixture
-def site(hub, tmp_path, open_site):
-    hub.behave()
-    with open_site(tmp_path, hf_endpoint=hub.url, ms_endpoint=hub.url, **SETTINGS) as site:
-        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
-            site.env.pop(name, None)
-        site.env |= {"HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1,localhost"}
+def site(hub, tmp_path):
+    with site_of(hub, tmp_path) as site:
         yield site
-
-
-def size_of_weights() -> int:
-    return (DEMO_FOLDER / "demo-chat" / WEIGHTS).stat().st_size
-
-
-def say(site, uid):
-    body = {"model": uid, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    return site.call("POST", "/v1/chat/completions", json=body).raise_for_status().json()["choices"][0]["message"]
-
-
-def progress(site, uid):
-    return site.get_or_none(f"/v1/models/{uid}/progress") or {"stage": "", "download_files": [], "replicas": []}
-
-
-def downloaded(site, uid):
-    """Bytes of the weights that a replica of it waits for."""
-    files = progress(site, uid)["download_files"]
-    return next((file["downloaded"] for file in files if file["name"] == WEIGHTS), 0)
 
 
 def test_a_name_is_enough_and_two_replicas_download_once(hub, site, wait):
     hub.behave(hold_after=1_000_000)
     site.local()
-    site.launch("qwen3", model_uid="q", replica=2, gpumem=900, wait_ready=False, **LAUNCH)
+    site.launch("qwen3", model_uid="q", replica=2, wait_ready=False, **LAUNCH)
     wait(lambda: downloaded(site, "q") > 500_000, "half of it is here")
     now = progress(site, "q")
     assert {replica["state"] for replica in now["replicas"]} == {"DOWNLOADING"}
@@ -70,7 +39,7 @@ def test_a_name_is_enough_and_two_replicas_download_once(hub, site, wait):
     assert [(row["source"], row["used_by"]) for row in listed] == [(f"hf:{REPOSITORY}", ["q-0", "q-1"])]
     refused = site.run("models", "remove", REPOSITORY)
     assert refused.returncode == 1
-    assert "q-0, q-1 run on it" in refused.stderr
+    assert "is used by q-0, q-1" in refused.stderr
     site.terminate("q")
     removed = site.run("models", "remove", REPOSITORY)
     assert removed.returncode == 0, removed.stderr
@@ -101,7 +70,7 @@ def test_a_worker_that_is_killed_at_60_percent_goes_on_from_there(hub, site, wai
 def test_pull_first_then_launch_offline(hub, site):
     pulled = site.run("models", "pull", "qwen3", "--size", "0.6", "--format", "pytorch", "--quantization", "none")
     assert pulled.returncode == 0, pulled.stderr
-    assert f"hf:{REPOSITORY}: 6 files, 2 MiB" in pulled.stdout
+    assert f"hf:{REPOSITORY} is on this machine: 6 files, 2 MiB" in pulled.stdout
     assert hub.sent[WEIGHTS] == size_of_weights()
     hub.behave()
     site.local(offline=True)
@@ -117,8 +86,7 @@ def test_pull_first_then_launch_offline(hub, site):
 
 
 def test_an_id_that_no_catalog_knows_is_looked_at_and_launched(hub, site):
-    demo = DEMO_FOLDER / "demo-chat"
-    hub.add("me/mine", {path.name: path.read_bytes() for path in demo.iterdir() if path.suffix != ".gguf"})
+    hub.add("me/mine", demo_files())
     hub.behave()
     site.local()
     assert site.launch("ms:me/mine", gpumem=900) == "mine"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from pathlib import Path
 
 import huggingface_hub
 import msgspec
@@ -11,15 +12,18 @@ from fakes.hub.process import fake_hub
 from fakes.hub.server import TOKEN
 
 from xinfer.catalog import hubs
-from xinfer.catalog.sources import hub_source
+from xinfer.catalog.sources import DEMO_FOLDER, hub_source
+from xinfer.catalog.weight_sets import WeightSet
 from xinfer.errors import Conflict, DownloadFailed, InvalidRequest, NotFound
+from xinfer.ops import Kind
 from xinfer.settings import Settings
 from xinfer.spec import Format
 from xinfer.worker.weights import fetch as fetching
 from xinfer.worker.weights.downloads import Downloads
 from xinfer.worker.weights.fetch import fetch
+from xinfer.worker.weights.keeper import WeightKeeper
 from xinfer.worker.weights.progress import unseen
-from xinfer.worker.weights.store import WeightSet, WeightStore
+from xinfer.worker.weights.store import WeightStore
 
 MIB = 1024 * 1024
 WEIGHTS = os.urandom(3 * MIB)
@@ -138,12 +142,12 @@ def test_a_hub_in_trouble_is_asked_again(hub, settings, status):
 def test_a_hub_that_stays_in_trouble_is_given_up(hub, settings):
     hub.behave(status=503, retry_after=0)
     assert "127.0.0.1 answers 503 for me/mine" in refusal(settings)
-    assert len(hub.requests) == hubs.ATTEMPTS
+    assert len(hub.requests) == hubs.DOWNLOAD.attempts
 
 
 def test_a_hub_that_asks_for_long_patience_is_not_waited_for(hub, settings):
     hub.behave(status=429, retry_after=3600)
-    assert "asks for 3600 s of patience" in refusal(settings)
+    assert "answers 429 for me/mine; try again in 3600 s" in refusal(settings)
     assert len(hub.requests) == 1
 
 
@@ -154,6 +158,16 @@ def test_gated_weights_need_a_token(hub, settings, monkeypatch):
     assert "HF_TOKEN=TOKEN" in message
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert "with the token of HF_TOKEN, ask for access at https://huggingface.co/me/mine" in refusal(settings)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert_right(download(settings))
+
+
+def test_private_weights_look_like_none_to_strangers(hub, settings, monkeypatch):
+    hub.behave(private=True)
+    assert "127.0.0.1 has no me/mine, or not for us (401)" in refusal(settings)
+    assert "if it is private, start the supervisor and the workers with MODELSCOPE_API_TOKEN=TOKEN" in refusal(
+        settings, "ms:me/mine"
+    )
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert_right(download(settings))
 
@@ -330,6 +344,83 @@ def test_two_sets_of_a_repository_share_their_files(hub, settings):
     assert store.remove(one.name) == 0
     assert same.path.read_bytes() == b"GGUF four"
     assert store.remove(same.name) == len(b"GGUF four")
+
+
+async def until_ended(keeper):
+    async with asyncio.timeout(30):
+        while any(pull.state == "downloading" for pull in (await keeper.here()).pulls):
+            pass
+
+
+def with_keeper(settings, scenario):
+    async def run():
+        keeper = WeightKeeper(settings)
+        try:
+            return await scenario(keeper)
+        finally:
+            await keeper.close()
+
+    return asyncio.run(run())
+
+
+def test_what_is_ordered_is_downloaded_once_and_shown_to_its_end(hub, settings):
+    async def scenario(keeper):
+        begun = keeper.pull(sets("hf:me/mine"), verify=False)
+        assert keeper.pull(sets("hf:me/mine"), verify=False).name == begun.name
+        await until_ended(keeper)
+        (pull,) = keeper.pulls
+        assert (pull.state, pull.done, pull.total) == ("ready", pull.total, sum(len(FILES[path]) for path in NEEDED))
+        assert {file.name for file in pull.files} == set(NEEDED)
+        (cached,) = (await keeper.here()).cached
+        assert (cached.name, cached.source, cached.path) == (begun.name, "hf:me/mine", pull.path)
+        (Path(pull.path) / "model.safetensors").write_bytes(bytes(len(WEIGHTS)))
+        keeper.pull(sets("hf:me/mine"), verify=True)
+        await until_ended(keeper)
+        keeper.pull(sets("hf:me/nothing"), verify=False)
+        await until_ended(keeper)
+        assert "has no me/nothing" in keeper.pulls[-1].reason
+
+    with_keeper(settings, scenario)
+    assert hub.sent["model.safetensors"] == 2 * len(WEIGHTS)
+
+
+def test_what_is_not_finished_is_seen_and_can_be_removed(hub, settings):
+    hub.behave(hold_after=2 * MIB)
+
+    async def scenario(keeper):
+        begun = keeper.pull(sets("ms:me/mine"), verify=False)
+        while not (found := await keeper.here()).pulls[0].done:
+            pass
+        (unfinished,) = found.cached
+        assert (unfinished.name, unfinished.format, unfinished.complete) == ("ms:me/mine", None, False)
+        with pytest.raises(Conflict, match="is being downloaded"):
+            await keeper.remove("ms:me/mine")
+        assert (await keeper.cancel(begun.name)).state == "cancelled"
+        with pytest.raises(NotFound, match="is not being pulled"):
+            await keeper.cancel(begun.name)
+        assert await keeper.remove("ms:me/mine") > 0
+        assert (await keeper.here()).cached == ()
+
+    with_keeper(settings, scenario)
+
+
+def test_a_worker_looks_at_what_it_has_and_at_nothing_else(hub, settings, tmp_path):
+    demo = DEMO_FOLDER / "demo-chat"
+    hub.add("me/chat", {path.name: path.read_bytes() for path in demo.iterdir() if path.suffix != ".gguf"})
+    sources = tuple(one.source for one in sets("hf:me/chat", "ms:me/chat"))
+
+    async def scenario(keeper):
+        assert await keeper.look(sources, ()) is None
+        keeper.pull(sets("ms:me/chat"), verify=False)
+        await until_ended(keeper)
+        found = await keeper.look(sources, ())
+        assert (found.name, found.source, found.kind) == ("chat", "ms:me/chat", Kind.LLM)
+        path = keeper.pulls[0].path
+        assert (await keeper.look_at_path(path, "x", ())).name == "x"
+        assert await keeper.look_at_path("/etc", "x", ()) is None
+        assert await keeper.look_at_path(str(tmp_path / "nothing"), "x", ()) is None
+
+    with_keeper(msgspec.structs.replace(settings, model_roots=str(tmp_path)), scenario)
 
 
 def test_a_listing_that_is_none(hub, settings):

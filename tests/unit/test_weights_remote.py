@@ -6,11 +6,13 @@ import msgspec
 import pytest
 from fakes.hub.process import fake_hub
 
-from xinfer.catalog import introspect, shape_of
-from xinfer.catalog.remote import remote_spec
+from xinfer.catalog import introspect, remote, shape_of
+from xinfer.catalog.hubs import Absent, Unreachable
+from xinfer.catalog.remote import hub_sources, published, remote_spec
 from xinfer.catalog.sources import DEMO_FOLDER, hub_source
 from xinfer.errors import DownloadFailed, InvalidRequest
 from xinfer.settings import Settings
+from xinfer.spec import Format
 
 GGUF = "demo-chat/demo-chat.gguf"
 CONFIG = DEMO_FOLDER / "demo-chat" / "config.json"
@@ -33,6 +35,7 @@ def hub(tmp_path_factory):
         gguf = (DEMO_FOLDER / GGUF).read_bytes()
         hub.add("me/ggufs", {"x-Q8_0.gguf": gguf, "x-Q4_K_M.gguf": gguf})
         hub.add("me/large", {"model.safetensors": large(), "config.json": CONFIG.read_bytes()})
+        hub.add("me/letters", {"config.json": b"letters", "model.safetensors": large()})
         hub.add("me/nothing", {"README.md": b"# Nothing"})
         yield hub
 
@@ -46,7 +49,12 @@ def settings(hub, tmp_path, monkeypatch):
 
 
 def look(source, settings):
-    return remote_spec(hub_source(source), settings=settings)
+    return remote_spec(sources(source, settings), settings=settings)
+
+
+def sources(name, settings):
+    remote = hub_source(name)
+    return (remote,) if remote else hub_sources(name, settings)
 
 
 @pytest.mark.parametrize("name", ["demo-chat", "demo-embed", "demo-rerank"])
@@ -78,7 +86,53 @@ def test_what_cannot_be_told_is_refused(hub, settings):
         look("hf:me/nothing", settings)
     with pytest.raises(DownloadFailed, match="has no me/absent"):
         look("hf:me/absent", settings)
+    with pytest.raises(InvalidRequest, match=r"hf:me/letters/config\.json is no JSON") as refused:
+        look("hf:me/letters", settings)
+    assert "/tmp" not in refused.value.message
+
+
+def test_a_bare_id_is_looked_for_on_one_hub_after_the_other(hub, settings):
+    assert look("me/demo-chat", settings).source == "hf:me/demo-chat"
+    only = msgspec.structs.replace(settings, model_src="modelscope")
+    assert look("me/demo-chat", only).source == "ms:me/demo-chat"
+    away = msgspec.structs.replace(settings, hf_endpoint="http://127.0.0.1:1")
+    assert look("me/demo-chat", away).source == "ms:me/demo-chat"
+    assert look("me/ggufs@master#*Q8_0*", msgspec.structs.replace(only)).quantization
+    assert sources("neither/an/id", settings) == sources("../up", settings) == sources("name", settings) == ()
+
+
+def test_what_no_hub_has_is_said_once(hub, settings):
+    with pytest.raises(Absent) as refused:
+        look("me/absent", settings)
+    assert refused.value.message == (
+        "no hub has a repository 'me/absent', or not for us: asked were 127.0.0.1 (404) and 127.0.0.1 (404). If it is "
+        "private, start the supervisor and the workers with HF_TOKEN or MODELSCOPE_API_TOKEN"
+    )
+    nowhere = msgspec.structs.replace(settings, hf_endpoint="http://127.0.0.1:1", ms_endpoint="http://127.0.0.1:1")
+    with pytest.raises(Unreachable, match=r"cannot be reached for me/absent: .*cannot be reached for me/absent"):
+        look("me/absent", nowhere)
+    one_away = msgspec.structs.replace(settings, hf_endpoint="http://127.0.0.1:1")
+    with pytest.raises(DownloadFailed, match="cannot be reached") as half:
+        look("me/absent", one_away)
+    assert not isinstance(half.value, Absent)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(hub, settings, monkeypatch):
+    monkeypatch.setattr(remote, "LISTING_S", 0.05)
+    hub.behave(silent=True)
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1 does not answer for me/mine within 0\.05 s"):
+        look("hf:me/mine", settings)
     hub.behave()
-    with pytest.raises(InvalidRequest, match="is not in the catalog, and its weights are not on this machine"):
-        look("hf:me/demo-chat", msgspec.structs.replace(settings, offline=True))
-    assert hub.requests == []
+
+
+def test_a_hub_that_wants_to_be_left_alone_is_not_waited_for(hub, settings):
+    hub.behave(status=429, retry_after=30)
+    with pytest.raises(DownloadFailed, match="answers 429 for me/demo-chat; try again in 30 s"):
+        look("hf:me/demo-chat", settings)
+    assert len(hub.requests) == 1
+
+
+def test_the_format_is_told_by_the_list_alone(hub, settings):
+    assert published(sources("me/ggufs", settings), settings) == (hub_source("hf:me/ggufs"), Format.GGUF)
+    assert published(sources("ms:me/demo-chat", settings), settings)[1] is Format.SAFETENSORS
+    assert hub.sent == {}

@@ -13,6 +13,8 @@ from xinfer.spec import Format
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED = re.compile(r"(?:.*/)?pytorch_model(?:-\d+-of-\d+)?\.bin")
+PICKLED_INDEX, PICKLED_SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
 SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".yaml")
 """Configuration, tokenizers, templates and code."""
 MODULE = re.compile(r"\d+_\w+")
@@ -53,9 +55,8 @@ def unsafe(files: Iterable[RemoteFile]) -> str:
 
 def index_of(files: Iterable[RemoteFile], weights_format: Format) -> RemoteFile | None:
     """The file that has to be read before ``needed`` can choose; None: there is none."""
-    if weights_format not in (Format.SAFETENSORS, Format.MLX):
-        return None
-    return next((file for file in files if file.path == INDEX), None)
+    name = {Format.SAFETENSORS: INDEX, Format.MLX: INDEX, Format.PICKLE: PICKLED_INDEX}.get(weights_format)
+    return next((file for file in files if file.path == name), None)
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -86,7 +87,8 @@ def needed(
     """
     if weights_format is Format.GGUF:
         return _gguf(files, pattern)
-    weights = [file for file in files if file.path.endswith(".safetensors")]
+    pickled = weights_format is Format.PICKLE
+    weights = [file for file in files if (PICKLED.fullmatch if pickled else _is_safetensors)(file.path)]
     if pattern:
         chosen = [file for file in weights if fnmatch.fnmatchcase(file.path, pattern)]
     elif any(file.path == PIPELINE for file in files):
@@ -99,10 +101,14 @@ def needed(
     return sorted(small, key=_by_size) + sorted(chosen, key=_by_path)
 
 
+def _is_safetensors(path: str) -> bool:
+    return path.endswith(".safetensors")
+
+
 def _main(weights: list[RemoteFile], indexed: frozenset[str] | None) -> list[RemoteFile]:
     root = [file for file in weights if "/" not in file.path]
     if indexed is None:
-        return [file for file in root if file.path == SINGLE] or root
+        return [file for file in root if file.path in (SINGLE, PICKLED_SINGLE)] or root
     missing = indexed - {file.path for file in weights}
     if missing:
         raise InvalidRequest(

@@ -26,7 +26,9 @@ FAULTS: dict[str, Any] = {
     "hold_after": 0,  # bytes of each file; then nothing comes any more
     "lie": "",  # the end of the path of a file whose contents are not what is listed, ``lies`` times
     "lies": 0,
-    "gated": False,
+    "gated": False,  # contents only for members; anybody may see what there is
+    "private": False,  # strangers are told that there is nothing
+    "silent": False,  # no answer at all
     "no_range": False,
 }
 
@@ -81,8 +83,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def refused(self) -> bool:
         faults = self.server.faults
-        if faults["gated"] and self.headers.get("authorization") != f"Bearer {TOKEN}" and "/contents/" not in self.path:
-            self.json({"error": "gated"}, 403 if "authorization" in self.headers else 401)
+        if faults["silent"]:
+            released = self.server.released
+            released.wait()
+            self.close_connection = True
+            return True
+        member = self.headers.get("authorization") == f"Bearer {TOKEN}"
+        is_content = "/resolve/" in self.path or "FilePath=" in self.path
+        if faults["gated"] and not member and is_content:
+            status = 403 if "authorization" in self.headers else 401
+            self.json({"error": "gated"}, status, {"X-Error-Code": "GatedRepo"})
+            return True
+        if faults["private"] and not member and "/contents/" not in self.path:
+            at_hugging_face = not self.path.startswith("/api/v1/")
+            headers = {"X-Error-Code": "RepoNotFound"}
+            self.json({"error": "Invalid username or password."}, 401 if at_hugging_face else 404, headers)
             return True
         with self.server.lock:
             if not faults["status"] or faults["times"] < 0:
@@ -112,14 +127,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.list_modelscope(repository, query["Revision"])
         return self.content(repository, query["FilePath"]) if rest == ["repo"] else self.missing()
 
-    def missing(self) -> bool:
-        self.json({"error": "there is no such thing"}, 404)
+    def missing(self, what: str = "RepoNotFound") -> bool:
+        self.json({"error": "there is no such thing"}, 404, {"X-Error-Code": what})
         return False
 
     def list_hugging_face(self, repository: str, revision: str) -> bool:
         files = self.server.files(repository)
-        if files is None or revision not in ("main", commit_of(files)):
+        if files is None:
             return self.missing()
+        if revision not in ("main", commit_of(files)):
+            return self.missing("RevisionNotFound")
         siblings = []
         for path, content in files.items():
             one = {"rfilename": path, "size": len(content), "blobId": git_hash(content)}
@@ -158,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
     def redirect(self, repository: str, commit: str, path: str) -> bool:
         files = self.server.files(repository) or {}
         if path not in files or commit != commit_of(files):
-            return self.missing()
+            return self.missing("EntryNotFound")
         content = files[path]
         if len(content) < SMALL:
             return self.content(repository, path, {"ETag": f'"{git_hash(content)}"', "X-Repo-Commit": commit})

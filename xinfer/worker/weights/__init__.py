@@ -3,9 +3,9 @@
 ``catalog/hubs.py`` speaks with hubs and ``catalog/repository.py`` says which files a model needs. Here, ``progress``
 says how far they are (pure); ``cache`` is the folder of one repository and ``transfer`` fills one file of it; ``store``
 knows which sets of files are complete and who uses them; ``fetch`` makes a set complete, ``downloads`` does so once for
-all who wait, and ``held`` keeps it for replicas.
+all who wait, ``held`` keeps it for replicas, and ``pulls`` are the downloads that somebody ordered. ``keeper`` has all
+of that for one worker, and ``actor`` is what the supervisor calls.
 
-The hubs' own libraries are not used to download: Hugging Face's begins a file anew after its process was killed, and
-compares no hashes; both block threads that nobody can cancel, and tell their progress to a terminal. The layout on disk
-is that of Hugging Face's library, so that each finds what the other downloaded.
+The hubs' own libraries are not used to download, and ``docs/adr/0007-downloads.md`` says why. The layout on disk is
+that of Hugging Face's library, so that each finds what the other downloaded.
 """

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from xinfer.catalog.weight_sets import WeightSet
 from xinfer.errors import DownloadFailed, XinferError
 from xinfer.settings import Settings
 from xinfer.worker.weights.fetch import fetch
 from xinfer.worker.weights.progress import Progress, Show
-from xinfer.worker.weights.store import WeightSet, WeightsRecord, WeightStore
+from xinfer.worker.weights.store import WeightsRecord, WeightStore
 
 log = logging.getLogger(__name__)
 

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import httpx
 
-from xinfer.catalog.hubs import Listing, Origin, Unreachable, hub_client, listing
+from xinfer.catalog.hubs import HUBS, Listing, Origin, Unreachable, hub_client, listing
 from xinfer.catalog.repository import RemoteFile, index_of, indexed_weights, needed, unsafe
-from xinfer.catalog.sources import Hub
+from xinfer.catalog.weight_sets import WeightSet
 from xinfer.errors import DownloadFailed, InvalidRequest
 from xinfer.settings import Settings
 from xinfer.worker.weights.cache import RepositoryCache
 from xinfer.worker.weights.progress import Meter, Progress, Show, amount, unseen
-from xinfer.worker.weights.store import WeightSet, WeightsRecord, WeightStore
+from xinfer.worker.weights.store import WeightsRecord, WeightStore
 from xinfer.worker.weights.transfer import Transfer, is_disk_full
 
 AT_ONCE = 4
 """Files that are downloaded side by side."""
-HUBS = {"huggingface": Hub.HUGGINGFACE, "modelscope": Hub.MODELSCOPE}
 
 
 class OutOfDisk(DownloadFailed):
@@ -67,9 +66,8 @@ async def fetch(
 def adopted(store: WeightStore, wanted: WeightSet) -> WeightsRecord | None:
     """The set, if another program, or a copy from another machine, brought all of its files into the cache."""
     cache = store.cache(wanted.source)
-    commit, files = cache.found()
     try:
-        chosen = needed(files, wanted.format, wanted.source.files, _indexed(cache.snapshot(commit), files, wanted))
+        commit, chosen = cache.complete(wanted.format, wanted.source.files)
     except InvalidRequest:
         return None
     return store.write(wanted, commit, chosen)

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from xinfer.catalog.weight_sets import WeightSet, wanted_sets
 from xinfer.spec import Deployment
 from xinfer.worker.locks import FileLock, Held
 from xinfer.worker.weights.downloads import Downloads
 from xinfer.worker.weights.progress import Show
-from xinfer.worker.weights.store import WeightSet, WeightStore, wanted_sets
+from xinfer.worker.weights.store import WeightStore
 
 LOOK_EVERY_S = 0.1
 """How often weights that are being removed are tried again."""

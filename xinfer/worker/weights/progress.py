@@ -42,6 +42,11 @@ class Progress(msgspec.Struct, frozen=True):
             what = "asking the hub for the list of files"
         return f"{what} ({self.note})" if self.note else what
 
+    @property
+    def paused(self) -> str:
+        """In words, while it rests: "paused at 1.2 of 3.4 GiB"."""
+        return f"paused at {amount(self.done, self.total)}" if self.total else "paused"
+
 
 Show = Callable[[Progress], None]
 

@@ -5,36 +5,24 @@ shared by every process that reads the weights and exclusively by whoever remove
 """
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from xinfer.catalog.hub_cache import cache_root, size_of, unfinished_repositories
 from xinfer.catalog.repository import RemoteFile
-from xinfer.catalog.sources import HubSource, hub_source
+from xinfer.catalog.sources import REPOSITORY, Hub, HubSource, hub_source
+from xinfer.catalog.weight_sets import CachedWeights, WeightSet
 from xinfer.errors import Conflict, NotFound
 from xinfer.processes import read_record, write_record
 from xinfer.protocol import LAUNCH_FILE, LaunchOrder
 from xinfer.settings import Settings
-from xinfer.spec import Format, ModelSpec
+from xinfer.spec import Format
 from xinfer.worker.folders import process_in
 from xinfer.worker.locks import FileLock
-from xinfer.worker.weights.cache import RepositoryCache, cache_root, size_of
-
-
-class WeightSet(msgspec.Struct, frozen=True):
-    """Which files are meant: those of one format in a repository, or of those that a pattern names."""
-
-    source: HubSource
-    format: Format
-
-    @property
-    def name(self) -> str:
-        """Of its record and its lock."""
-        digest = hashlib.sha256(f"{self.source} {self.format}".encode()).hexdigest()[:8]
-        return f"{self.source.hub}--{self.source.repository.replace('/', '--')}--{digest}"
+from xinfer.worker.weights.cache import RepositoryCache
 
 
 class WeightsRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,12 +58,6 @@ class WeightsRecord(msgspec.Struct, frozen=True, kw_only=True):
         return all(size_of(self.folder / file.path) == file.size for file in self.files)
 
 
-def wanted_sets(spec: ModelSpec) -> tuple[WeightSet, ...]:
-    """Where the weights of a model are on hubs, the preferred place first; none: they are on no hub."""
-    sources = filter(None, map(hub_source, (spec.source, *spec.mirrors)))
-    return tuple(WeightSet(source, spec.format) for source in sources) if hub_source(spec.source) else ()
-
-
 class WeightStore:
     """All sets of a home, on this machine."""
 
@@ -104,6 +86,10 @@ class WeightStore:
         """Every set, also damaged ones, by name."""
         names = sorted(path.stem for path in (self._root / "sets").glob("*.json"))
         return [record for name in names if (record := self._read(name)) is not None]
+
+    def cached(self) -> tuple[CachedWeights, ...]:
+        """Everything that is here, also what is damaged, and downloads that were begun and not finished."""
+        return (*map(self._described, self.records()), *self._unfinished())
 
     def write(self, wanted: WeightSet, commit: str, files: Iterable[RemoteFile]) -> WeightsRecord:
         """From now on the set is complete.
@@ -139,20 +125,55 @@ class WeightStore:
     def remove(self, name: str) -> int:
         """Remove a set, except for files that others of the same repository have too; how many bytes became free.
 
+        ``name`` may also be the source of a download that was not finished.
+
         Raises:
             NotFound: there is none of that name.
             Conflict: replicas use it.
         """
         record = self._read(name)
         if record is None:
-            raise NotFound(f"there are no weights {name!r} here; xinfer models cached shows what there is")
+            return self._remove_unfinished(name)
         if users := self.users(record):
             raise Conflict(f"{record.source} cannot be removed: {', '.join(users)} run{'s' * (len(users) == 1)} on it")
         with self.lock(name) as lock:
             if not lock.try_exclusive():
-                raise Conflict(f"{record.source} cannot be removed: it is being used")
+                raise Conflict(f"{record.source} cannot be removed: it is being used, or downloaded")
             self._file(name).unlink(missing_ok=True)
             return self._free(record)
+
+    def _described(self, record: WeightsRecord) -> CachedWeights:
+        return CachedWeights(
+            name=record.name,
+            source=record.source,
+            format=record.format,
+            size=record.size,
+            complete=record.is_whole,
+            used_by=tuple(self.users(record)),
+            downloaded_at=record.downloaded_at,
+            path=str(record.path),
+        )
+
+    def _unfinished(self) -> Iterator[CachedWeights]:
+        for hub in Hub:
+            for repository in filter(REPOSITORY.fullmatch, unfinished_repositories(cache_root(self._settings, hub))):
+                source = HubSource(hub, repository)
+                parts = [part.stat() for part in self.cache(source).unfinished()]
+                size, latest = sum(part.st_size for part in parts), max(part.st_mtime for part in parts)
+                yield CachedWeights(
+                    name=str(source), source=str(source), size=size, complete=False, downloaded_at=latest
+                )
+
+    def _remove_unfinished(self, name: str) -> int:
+        if not any(name == one.name for one in self._unfinished()):
+            raise NotFound(f"there are no weights {name!r} here; xinfer models cached shows what there is")
+        source = hub_source(name)
+        assert source is not None
+        cache = self.cache(source)
+        freed = cache.remove_unfinished()
+        if cache.unfinished():
+            raise Conflict(f"{name} is being downloaded: cancel that first (xinfer models pull, terminate)")
+        return freed
 
     def _free(self, record: WeightsRecord) -> int:
         source = hub_source(record.source)

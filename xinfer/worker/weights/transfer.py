@@ -11,10 +11,11 @@ from typing import BinaryIO, Self, TypeVar
 
 import httpx
 
+from xinfer.catalog.hub_cache import size_of
 from xinfer.catalog.hubs import TIMEOUT, Again, Origin, check, persistently
 from xinfer.catalog.repository import RemoteFile
 from xinfer.errors import DownloadFailed
-from xinfer.worker.weights.cache import RepositoryCache, size_of
+from xinfer.worker.weights.cache import RepositoryCache
 from xinfer.worker.weights.progress import amount
 
 T = TypeVar("T")
