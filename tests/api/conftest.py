@@ -14,6 +14,7 @@ from xinfer.api.app import create_app
 from xinfer.api.control import Supervisor
 from xinfer.devices import Grant, Lease
 from xinfer.engines.echo import EchoEngine
+from xinfer.errors import SupervisorAway
 from xinfer.ops import Kind, Op
 from xinfer.protocol import LaunchOrder
 from xinfer.replica.server import DataServer
@@ -302,7 +303,9 @@ def supervisor(monkeypatch):
 
     script = Scripted()
 
-    async def call(_self, name, *args):
+    async def call(_self, name, *args, **_how):
+        if name == "routes":
+            raise SupervisorAway("it has no table")
         script.asked.append((name, *args))
         if isinstance(script.answer, Exception):
             raise script.answer

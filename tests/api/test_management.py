@@ -119,7 +119,7 @@ def test_a_uid_with_slashes_reaches_the_supervisor_whole(play, monkeypatch, uid)
         ({"model_name": "m", "envs": {"A": 1}}, "envs"),
         ({"model_name": "m", "envs": ["A"]}, "envs"),
         ({"model_name": "m", "model_size_in_billions": []}, "model_size_in_billions"),
-        ({"model_name": "m", "n_worker": 2}, "n_worker"),
+        ({"model_name": "m", "n_worker": 0}, "n_worker"),
     ],
 )
 def test_a_wrong_launch_is_refused_by_the_name_of_its_field(play, body, param):

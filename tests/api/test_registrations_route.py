@@ -114,6 +114,11 @@ def test_one_that_hides_a_built_in_model_is_shown_so(play, supervisor):
         ]
         (card,) = (await stage.get("/v1/model_registrations")).json["data"]
         assert card["overrides_builtin"]
+        listed = (await stage.get("/v1/catalog")).json
+        assert [model["is_builtin"] for model in listed["data"] if model["model_name"] == "qwen3"] == [False]
+        assert listed["warnings"] == []
+        described = (await stage.get("/v1/catalog/qwen3")).json
+        assert described["model_specs"][0]["sources"] == ["/data/qwen"]
 
     play(scenario)
 

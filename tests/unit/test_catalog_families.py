@@ -132,6 +132,9 @@ def test_names_and_aliases_are_unique_however_they_are_written():
         ("sdxl", "stable-diffusion-xl-base-1.0"),
         ("Kokoro", "kokoro-82m"),
         ("nobody", None),
+        ("llama3.1", "llama-3.1-instruct"),
+        ("gemma3", "gemma-3-it"),
+        ("phi4", "phi-4"),
     ],
 )
 def test_models_are_found_as_people_type_them(word, name):

@@ -53,7 +53,17 @@ def test_an_estimate_needs_no_weights():
     assert found.spec.shape.layers == 40
 
 
-@pytest.mark.parametrize("name", [name for name in builtin().names() if builtin().find(name)[0].ops])
+PICKLED = "sensevoice-small"
+"""Of a kind that is served, but not its files."""
+
+
+def test_a_model_that_no_engine_can_read_says_so():
+    assert f"no engine can serve {PICKLED!r} here" in refusal(PICKLED).message
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in builtin().names() if builtin().find(name)[0].ops and name != PICKLED]
+)
 def test_every_model_of_a_served_kind_has_an_engine_and_an_estimate_without_the_network(name, monkeypatch):
     monkeypatch.setattr(socket, "socket", None)
     found = ESTIMATING.meant(LaunchRequest(model_name=name), [WORKER], now=1.0)
@@ -82,7 +92,7 @@ def test_of_any_other_repository_nothing_is_known():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("whisper-large-v3", "speech-recognition"), ("kokoro", "speech-synthesis"), ("sdxl", "image")],
+    [("kokoro", "speech-synthesis"), ("sdxl", "image")],
 )
 def test_a_kind_that_nothing_serves_is_said_first(name, kind):
     error = refusal(name)
@@ -92,7 +102,7 @@ def test_a_kind_that_nothing_serves_is_said_first(name, kind):
 
 
 def test_an_engine_without_files_serves_no_such_kind_either():
-    assert "no engine here serves" in refusal("tts-1", model_engine="remote", model_type="audio").message
+    assert "no engine here serves" in refusal("tts-1", model_engine="remote", model_type="speech-synthesis").message
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,11 @@ def model_card(route: ModelRoute) -> dict[str, Any]:
 
 
 def replica_info(replica: ReplicaStatus, worker: str) -> dict[str, Any]:
-    """One replica."""
+    """One replica. Of one that runs on several workers, ``members`` has every one of its processes."""
+    members = [replica_info(member, member.worker) for member in replica.members]
     return {
+        **({"members": members} if members else {}),
+        **({"rank": replica.seat.rank} if replica.seat else {}),
         "replica_id": replica.replica_id,
         "state": replica.state.value,
         "stage": replica.stage,
@@ -77,13 +80,23 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
         "model_format": spec.format.value,
         "quantization": spec.quantization,
         "model_size_in_billions": spec.size_in_billions,
+        "activated_size_in_billions": spec.active_size_in_billions,
+        "model_source": spec.source,
         "model_ability": list(spec.abilities),
         "context_length": spec.context_length,
+        "pooling": spec.pooling,
+        "normalized": spec.normalized,
+        "has_chat_template": spec.has_chat_template,
+        "tool_parser": spec.tool_parser,
+        "reasoning_parser": spec.reasoning_parser,
+        "remote_code": spec.remote_code,
+        "weights_mib": spec.weights_mib,
         "replica": deployment.replicas,
         "revision": deployment.revision,
         "fallback": deployment.fallback,
         "adapters": [adapter.name for adapter in deployment.adapters],
         "sleep_level": deployment.sleep_level,
+        "paused": deployment.paused,
         "options": _shown_options(deployment),
     }
 
@@ -136,7 +149,7 @@ def instance_info(instance: ModelInstance) -> dict[str, Any]:
         "model_version": None,
         "status": _status(instance),
         "instance_created_ts": int(deployment.created_at),
-        "n_worker": 1,
+        "n_worker": deployment.request.workers,
         "replica_statuses": [
             replica_info(replica, instance.workers.get(replica.replica_id, "")) for replica in instance.replicas
         ],

@@ -11,7 +11,7 @@ from xinfer.protocol import LaunchRequest
 
 Words = str | list[str] | None
 """One word, several separated by commas, or a list of them."""
-READ_APART = {"n_worker", "gpu_idx", "envs", "virtual_env_packages", "lora_modules", "peft_model_config"}
+READ_APART = {"gpu_idx", "envs", "virtual_env_packages", "lora_modules", "peft_model_config"}
 WORD_LISTS = ("gputype", "nouse_gputype", "gpuuuid", "nouse_gpuuuid")
 
 
@@ -23,7 +23,7 @@ class LaunchBody(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    model_name: str = Field(description="A model of the catalog, or a local folder", min_length=1)
+    model_name: str = Field(description="A name of the catalog, an id (OWNER/NAME), or a local folder", min_length=1)
     model_uid: str | None = Field(None, description="The name that clients use; default: model_name")
     model_type: str | None = Field(None, description="LLM, embedding or rerank; default: what the model is")
     model_engine: str | None = Field(None, description="Default: the best one that can run it")
@@ -45,7 +45,9 @@ class LaunchBody(BaseModel):
     nouse_gputype: Words = Field(None, description="No device with one of these words in its name")
     gpuuuid: Words = Field(None, description="Only devices with one of these UUIDs")
     nouse_gpuuuid: Words = Field(None, description="No device with one of these UUIDs")
-    n_worker: int = 1
+    n_worker: StrictInt = Field(
+        1, ge=1, description="On how many workers each replica runs, with as many devices on each"
+    )
     worker_ip: str | None = None
     memory_mib: int | None = Field(None, ge=1, description="The same as gpumem; default: an estimate")
     envs: dict[str, str] | None = None
@@ -77,10 +79,6 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
     Raises:
         InvalidRequest: it cannot be had; names the field.
     """
-    if body.n_worker != 1:
-        raise InvalidRequest(
-            "'n_worker' other than 1 (one replica over several workers) is not supported yet", param="n_worker"
-        )
     known = body.model_dump(exclude=READ_APART, exclude_unset=True)
     extra = {name: known.pop(name) for name in list(known) if name not in LaunchBody.model_fields}
     # Xinference's client sends every keyword that it knows, null where its user gave none.

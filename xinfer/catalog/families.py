@@ -186,7 +186,7 @@ class Entry(NamedTuple):
 
 
 class Catalog:
-    """The models by name. Names and aliases are unique, and found whatever their case, with "-", "_" or "." alike."""
+    """The models by name. Names and aliases are unique; case and what is between words ("-", "_", ".") do not count."""
 
     def __init__(self, families: dict[str, Family]) -> None:
         """``families`` by the name of their file.
@@ -196,6 +196,8 @@ class Catalog:
         """
         self._entries: dict[str, Entry] = {}
         self._canonical: dict[str, str] = {}
+        self._spelt: dict[str, set[str]] = {}
+        """Those that are called so if nobody minds what is between the words."""
         self._repositories: dict[str, list[ModelSpec]] = {}
         for family, content in families.items():
             for model in content.models:
@@ -209,6 +211,7 @@ class Catalog:
         for name in (model.name, *model.aliases):
             if self._canonical.setdefault(_plain(name), model.name) != model.name or not entry.specs:
                 raise ValueError(f"{name!r} is used twice or has no variants")
+            self._spelt.setdefault(_letters(name), set()).add(model.name)
         if self._entries.setdefault(model.name, entry) is not entry:
             raise ValueError(f"{model.name!r} is used twice or has no variants")
         for spec in entry.specs:
@@ -222,8 +225,9 @@ class Catalog:
 
     def entry(self, name: str) -> Entry | None:
         """A model by its name or alias."""
-        canonical = self._canonical.get(_plain(name))
-        return self._entries[canonical] if canonical else None
+        exact = self._canonical.get(_plain(name))
+        meant = {exact} if exact else self._spelt.get(_letters(name), set())
+        return self._entries[next(iter(meant))] if len(meant) == 1 else None
 
     def find(self, name: str) -> tuple[ModelSpec, ...]:
         """The specs of a model by its name or alias, the preferred one first; empty if there is none."""
@@ -235,10 +239,10 @@ class Catalog:
         return tuple(self._repositories.get(repository.lower(), ()))
 
     def similar(self, name: str) -> list[str]:
-        """The models of a family, or those whose names or aliases begin with ``name``; sorted."""
-        plain = _plain(name)
-        members = [model for model, entry in self._entries.items() if plain and _plain(entry.family) == plain]
-        begins = [model for alias, model in self._canonical.items() if plain and alias.startswith(plain)]
+        """The models of a family, or those whose names or aliases begin with ``name``, however it is spelt; sorted."""
+        letters = _letters(name)
+        members = [model for model, entry in self._entries.items() if letters and _letters(entry.family) == letters]
+        begins = [model for alias, model in self._canonical.items() if letters and _letters(alias).startswith(letters)]
         return sorted(set(members or begins))
 
 
@@ -270,6 +274,11 @@ def size_label(billions: float, active_billions: float | None = None) -> str:
     """A size as names of repositories have it: "0.6B", "30B-A3B", "270M"."""
     size = f"{billions:g}B" if billions >= 0.5 else f"{billions * 1000:g}M"
     return f"{size}-A{active_billions:g}B" if active_billions else size
+
+
+def _letters(name: str) -> str:
+    """Without what people put between the words of a name, or do not: "llama3" begins "llama-3.1"."""
+    return _plain(name).replace("-", "")
 
 
 def _plain(name: str) -> str:

@@ -17,18 +17,38 @@ from xinfer.settings import Settings, hub_token
 T = TypeVar("T")
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-ATTEMPTS = 5
-"""In a row without a byte; then it is given up."""
 PAUSE_S = 0.5
 """Before the second attempt; it doubles with each."""
-LONGEST_PAUSE_S = 60.0
-"""A hub that asks for more patience than this is not waited for."""
+HUBS = {"huggingface": Hub.HUGGINGFACE, "modelscope": Hub.MODELSCOPE}
+"""By their names in XINFER_MODEL_SRC."""
+TOKEN_OF = {Hub.HUGGINGFACE: "HF_TOKEN", Hub.MODELSCOPE: "MODELSCOPE_API_TOKEN"}
+"""Where the token for a hub is read from."""
+HIDDEN, GATED = "RepoNotFound", "GatedRepo"
+"""Codes of Hugging Face's refusals. It answers strangers 401 where there is nothing, as it does where it is private."""
 LISTING_LIMIT = 3000
 """ModelScope says no more files than that, and not that there are more."""
 
 
 class Unreachable(DownloadFailed):
     """There is no route to the hub: another one may be tried."""
+
+
+class Absent(DownloadFailed):
+    """The hub has no such repository or revision, or hides it from us. The details have its host and status."""
+
+
+class Patience(NamedTuple):
+    """How long a hub in trouble is asked again."""
+
+    attempts: int = 5
+    """In a row without a byte; then it is given up."""
+    longest_pause_s: float = 60.0
+    """A hub that wants to be left alone for longer than this is not waited for."""
+
+
+DOWNLOAD = Patience()
+LOOK = Patience(attempts=2, longest_pause_s=2.0)
+"""Somebody waits for the answer."""
 
 
 class Again(Exception):
@@ -192,11 +212,14 @@ def hub_client(settings: Settings, hub: Hub) -> HubClient:
     return HuggingFace(settings.hf_endpoint, hub_token(hub))
 
 
-async def listing(http: httpx.AsyncClient, client: HubClient, source: HubSource) -> Listing:
+async def listing(
+    http: httpx.AsyncClient, client: HubClient, source: HubSource, patience: Patience = DOWNLOAD
+) -> Listing:
     """Ask for the files of a repository.
 
     Raises:
         Unreachable: there is no route to the hub.
+        Absent: it has no such repository, or hides it.
         DownloadFailed: it refuses, or what it says makes no sense.
     """
     url = client.listing_url(source)
@@ -205,19 +228,19 @@ async def listing(http: httpx.AsyncClient, client: HubClient, source: HubSource)
         try:
             answer = await http.get(url, headers=client.headers, timeout=TIMEOUT, follow_redirects=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise unreachable(source, url, error) from error
+            raise _unreachable(source, url, error) from error
         except httpx.TransportError as error:
             raise Again(f"{source.page}: {type(error).__name__} {error}".rstrip()) from error
         check(answer, source, client)
         return answer.content
 
     try:
-        return client.read_listing(await persistently(ask))
+        return client.read_listing(await persistently(ask, patience))
     except msgspec.MsgspecError as error:
         raise DownloadFailed(f"{httpx.URL(url).host} does not list {source.repository} as expected: {error}") from error
 
 
-async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
+async def persistently(attempt: Callable[[], Awaitable[T]], patience: Patience = DOWNLOAD) -> T:
     """Repeat an attempt while it says ``Again``, with growing pauses, or as long as the hub says.
 
     Raises:
@@ -230,14 +253,13 @@ async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
         except Again as again:
             failures = 1 if again.progressed else failures + 1
             wait_s = PAUSE_S * 2 ** (failures - 1) if again.wait_s is None else again.wait_s
-            if failures >= ATTEMPTS or wait_s > LONGEST_PAUSE_S:
-                asked = f"; it asks for {wait_s:g} s of patience" if wait_s > LONGEST_PAUSE_S else ""
+            if failures >= patience.attempts or wait_s > patience.longest_pause_s:
+                asked = f"; try again in {wait_s:g} s" if again.wait_s else ""
                 raise DownloadFailed(f"{again}{asked}") from again
         await asyncio.sleep(wait_s)
 
 
-def unreachable(source: HubSource, url: str, error: Exception) -> Unreachable:
-    """The error for no route."""
+def _unreachable(source: HubSource, url: str, error: Exception) -> Unreachable:
     host = httpx.URL(url).host
     return Unreachable(f"{host} cannot be reached for {source.repository}: {error or type(error).__name__}")
 
@@ -247,6 +269,7 @@ def check(answer: httpx.Response, source: HubSource, client: HubClient) -> None:
 
     Raises:
         Again: it may succeed later.
+        Absent: the hub has no such repository, or hides it.
         DownloadFailed: it will not.
     """
     status = answer.status_code
@@ -255,23 +278,39 @@ def check(answer: httpx.Response, source: HubSource, client: HubClient) -> None:
     host = answer.url.host
     if status in (408, 429) or status >= 500:
         raise Again(f"{host} answers {status} for {source.repository}", wait_s=_retry_after(answer))
+    if _is_absent(answer):
+        revision = f" at revision {source.revision}" if source.revision else ""
+        raise Absent(
+            f"{host} has no {source.repository}{revision}, or not for us ({status}): look at {source.page}; if it is "
+            f"private, {_with_token(source, client)}",
+            details={"host": host, "status": status},
+        )
     if status in (401, 403):
         raise DownloadFailed(_denied(source, client, host, status))
-    if status == 404:
-        revision = f" at revision {source.revision}" if source.revision else ""
-        raise DownloadFailed(f"{host} has no {source.repository}{revision}, or not for us (404): look at {source.page}")
     raise DownloadFailed(f"{host} refuses {source.repository}: status {status}")
 
 
+def _is_absent(answer: httpx.Response) -> bool:
+    code = answer.headers.get("x-error-code")
+    hidden = answer.status_code == 401 and "/api/" in answer.url.path and code != GATED
+    return answer.status_code == 404 or code == HIDDEN or hidden
+
+
 def _denied(source: HubSource, client: HubClient, host: str, status: int) -> str:
-    variable = "MODELSCOPE_API_TOKEN" if source.hub is Hub.MODELSCOPE else "HF_TOKEN"
     begin = f"{host} does not give {source.repository} to us ({status})"
     if client.token:
+        variable = TOKEN_OF[source.hub]
         return f"{begin}: with the token of {variable}, ask for access at {source.page}, or take another token"
-    return (
-        f"{begin}: it may be gated or private. Ask for access at {source.page}, and start the workers with "
-        f"{variable}=TOKEN"
-    )
+    why = "it may be gated or private. Ask for access at"
+    return f"{begin}: {why} {source.page}, and {_with_token(source, client)}"
+
+
+def _with_token(source: HubSource, client: HubClient) -> str:
+    """What gives access to somebody who may have it."""
+    variable = TOKEN_OF[source.hub]
+    if client.token:
+        return f"take another token than the one of {variable}"
+    return f"start the supervisor and the workers with {variable}=TOKEN"
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

@@ -146,9 +146,13 @@ def completed(spec: ModelSpec) -> ModelSpec:
     if spec.format is Format.NONE or not spec.source or is_symbolic(spec.source):
         return spec
     try:
-        found = introspect(spec.source, spec.name)
+        return with_silence_filled(spec, introspect(spec.source, spec.name))
     except InvalidRequest:
         return spec  # an engine that needs the files says what is wrong with them
+
+
+def with_silence_filled(spec: ModelSpec, found: ModelSpec) -> ModelSpec:
+    """The spec with what was found, where it says nothing itself."""
     silent = {
         field.name: getattr(found, field.name)
         for field in msgspec.structs.fields(ModelSpec)

@@ -4,17 +4,30 @@ They become a folder whose large files are mostly holes, and that is read like a
 """
 
 import asyncio
+import re
 import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import httpx
-import msgspec
 
-from xinfer.catalog.hubs import Again, HubClient, Origin, check, hub_client, listing, persistently
-from xinfer.catalog.introspect import introspect, shape_of
+from xinfer.catalog.downloaded import format_of, spec_at
+from xinfer.catalog.hubs import (
+    HUBS,
+    LOOK,
+    TOKEN_OF,
+    Absent,
+    Again,
+    HubClient,
+    Origin,
+    Unreachable,
+    check,
+    hub_client,
+    listing,
+    persistently,
+)
 from xinfer.catalog.repository import INDEX, RemoteFile, index_of, indexed_weights, needed, unsafe
-from xinfer.catalog.sources import HubSource, missing_weights
+from xinfer.catalog.sources import REPOSITORY, Hub, HubSource, hub_source
 from xinfer.errors import DownloadFailed
 from xinfer.ops import Kind
 from xinfer.settings import Settings
@@ -27,47 +40,115 @@ SAFETENSORS_HEAD = 64 * 1024
 LONGEST_HEADER = 100 * 1024 * 1024
 GGUF_HEAD = 32 * 1024 * 1024
 """Bytes at the beginning that hold the metadata of every file that we know of, with its vocabulary."""
-TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+TIMEOUT = httpx.Timeout(10.0, connect=4.0)
+LISTING_S = 8.0
+"""A hub that does not list a repository within this time is not waited for by somebody who waits for us."""
+DRAWING_S = 40.0
+"""The small files and the headers are here by then, or the line is too slow to be waited for."""
 AT_ONCE = 8
 
 
-def remote_spec(source: HubSource, kinds: Collection[Kind] = (), *, settings: Settings) -> ModelSpec:
-    """What a repository of a hub holds; ``kinds`` as for ``introspect``. Blocks for some requests to the hub.
+def hub_sources(repository: str, settings: Settings) -> tuple[HubSource, ...]:
+    """Where a bare ``OWNER/NAME[@REVISION][#FILES]`` is looked for, in this order; none: it is no such id."""
+    hubs = tuple(Hub) if settings.model_src == "auto" else (HUBS[settings.model_src],)
+    if not REPOSITORY.fullmatch(re.split("[@#]", repository, maxsplit=1)[0]):
+        return ()
+    return tuple(source for hub in hubs if (source := hub_source(f"{hub}:{repository}")))
+
+
+def remote_spec(sources: Sequence[HubSource], kinds: Collection[Kind] = (), *, settings: Settings) -> ModelSpec:
+    """What a repository holds, on the first of these hubs that has it; ``kinds`` as for ``introspect``.
+
+    Blocks for some requests to the hub.
 
     Raises:
-        InvalidRequest: nothing that we know, or the settings forbid to ask.
-        DownloadFailed: the hub cannot be reached, or refuses.
+        InvalidRequest: nothing that we know.
+        Unreachable: there is no route to the hubs.
+        Absent: none of them has such a repository.
+        DownloadFailed: they refuse.
     """
-    if settings.offline:
-        raise missing_weights(source)
     with tempfile.TemporaryDirectory(prefix="xinfer-") as folder:
-        path = asyncio.run(_skeleton(source, settings, Path(folder)))
-        spec = introspect(str(path), source.title, kinds)
-        return msgspec.structs.replace(spec, source=str(source), shape=shape_of(spec))
+        source, path = asyncio.run(_skeleton(sources, settings, Path(folder)))
+        return spec_at(path, source, kinds)
 
 
-async def _skeleton(source: HubSource, settings: Settings, folder: Path) -> Path:
-    """Make the folder; what of it to read."""
-    client = hub_client(settings, source.hub)
+def published(sources: Sequence[HubSource], settings: Settings) -> tuple[HubSource, Format]:
+    """The first of these repositories that there is, and the format of its weights. Blocks for a request to the hub.
+
+    Raises:
+        Unreachable: there is no route to the hubs.
+        Absent: none of them has such a repository.
+        DownloadFailed: they refuse.
+    """
+
+    async def ask() -> tuple[HubSource, Format]:
+        async with httpx.AsyncClient(timeout=TIMEOUT) as http:
+            origin, files = await _first_listed(http, sources, settings)
+            return origin.source, format_of(origin.source, files)
+
+    return asyncio.run(ask())
+
+
+async def _first_listed(
+    http: httpx.AsyncClient, sources: Sequence[HubSource], settings: Settings
+) -> tuple[Origin, tuple[RemoteFile, ...]]:
+    """The repository on the first hub that has it, and its files."""
+    errors: list[DownloadFailed] = []
+    for source in sources:
+        client = hub_client(settings, source.hub)
+        try:
+            async with asyncio.timeout(LISTING_S):
+                found = await listing(http, client, source, LOOK)
+        except DownloadFailed as error:
+            errors.append(error)
+        except TimeoutError:
+            host = httpx.URL(client.listing_url(source)).host
+            errors.append(Unreachable(f"{host} does not answer for {source.repository} within {LISTING_S:g} s"))
+        else:
+            return Origin(http, client, source, found.commit), found.files
+    raise errors[0] if len(errors) == 1 else _refusal(sources, errors)
+
+
+def _refusal(sources: Sequence[HubSource], errors: Sequence[DownloadFailed]) -> DownloadFailed:
+    """Why no hub has it. One that was not asked, or would not say, may have what the others have not."""
+    if all(isinstance(error, Absent) for error in errors):
+        asked = " and ".join(f"{error.details['host']} ({error.details['status']})" for error in errors)
+        tokens = " or ".join(TOKEN_OF[source.hub] for source in sources)
+        return Absent(
+            f"no hub has a repository {sources[0].repository!r}, or not for us: asked were {asked}. If it is private, "
+            f"start the supervisor and the workers with {tokens}"
+        )
+    unreachable = all(isinstance(error, Unreachable) for error in errors)
+    return (Unreachable if unreachable else DownloadFailed)("; ".join(error.message for error in errors))
+
+
+async def _skeleton(sources: Sequence[HubSource], settings: Settings, folder: Path) -> tuple[HubSource, Path]:
+    """Make the folder; whose it is, and what of it to read."""
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
-        found = await listing(http, client, source)
-        files = found.files
-        weights_format = _format_of(source, files)
-        drawing = _Drawing(Origin(http, client, source, found.commit), client, folder)
-        index = index_of(files, weights_format)
-        if index is not None:
-            await drawing.draw(index)
-        chosen = needed(files, weights_format, source.files, indexed_weights(folder, index))
-        if wrong := unsafe(chosen):
-            raise DownloadFailed(f"{source.page} lists files that cannot be looked at safely: {wrong}")
-        await drawing.draw_all(chosen)
+        origin, files = await _first_listed(http, sources, settings)
+        source = origin.source
+        try:
+            async with asyncio.timeout(DRAWING_S):
+                return source, await _draw(origin, files, folder)
+        except TimeoutError:
+            raise DownloadFailed(
+                f"the headers of {source.page} did not arrive within {DRAWING_S:g} s; xinfer models pull '{source}' "
+                "downloads all of it, at whatever speed, and then it is launched without a look at the hub"
+            ) from None
+
+
+async def _draw(origin: Origin, files: Sequence[RemoteFile], folder: Path) -> Path:
+    source = origin.source
+    weights_format = format_of(source, files)
+    drawing = _Drawing(origin, origin.client, folder)
+    index = index_of(files, weights_format)
+    if index is not None:
+        await drawing.draw(index)
+    chosen = needed(files, weights_format, source.files, indexed_weights(folder, index))
+    if wrong := unsafe(chosen):
+        raise DownloadFailed(f"{source.page} lists files that cannot be looked at safely: {wrong}")
+    await drawing.draw_all(chosen)
     return folder / chosen[0].path if weights_format is Format.GGUF else folder
-
-
-def _format_of(source: HubSource, files: Sequence[RemoteFile]) -> Format:
-    suffixes = {Path(file.path).suffix for file in files}
-    gguf_only = ".gguf" in suffixes and ".safetensors" not in suffixes
-    return Format.GGUF if gguf_only or source.files.endswith(".gguf") else Format.SAFETENSORS
 
 
 class _Drawing:
@@ -109,7 +190,7 @@ class _Drawing:
         async def attempt() -> bytes:
             return await self._beginning(file, length)
 
-        return await persistently(attempt) if length else b""
+        return await persistently(attempt, LOOK) if length else b""
 
     async def _beginning(self, file: RemoteFile, length: int) -> bytes:
         headers = self._client.headers | {"accept-encoding": "identity", "range": f"bytes=0-{length - 1}"}

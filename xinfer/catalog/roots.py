@@ -29,6 +29,11 @@ class Roots:
         resolved = _resolved(source)
         return resolved is not None and any(resolved.is_relative_to(folder) for folder in self._folders)
 
+    def find(self, name: str) -> str:
+        """What lies under a root by this relative name, in the first of them that has it; empty: nothing."""
+        paths = (str(folder / name) for folder in self._folders)
+        return next((path for path in paths if self.allow(path) and Path(path).exists()), "")
+
     def require(self, source: str, param: str = "model_path") -> None:
         """Whether a source may be read. ``param`` names the field that it stands in.
 

@@ -45,12 +45,11 @@ def select(
         billions, active = parsed_size(size)
         left = _keep(left, "model_size_in_billions", lambda spec: _is_of_size(spec, billions, active), size_of)
     if weights_format:
-        word = weights_format.lower()
-        formats, method = FORMAT_WORDS.get(word, ((word,), ""))
+        formats, method = _told_format(weights_format)
         left = _keep(
             left,
             "model_format",
-            lambda spec: spec.format.value in formats and spec.quantization.startswith(method),
+            lambda spec: spec.format in formats and spec.quantization.startswith(method),
             lambda spec: spec.format.value,
         )
     if quantization:
@@ -87,6 +86,25 @@ def kinds_of(word: str) -> tuple[Kind, ...]:
         known = ", ".join(kind.value for kind in Kind)
         raise InvalidRequest(f"there is no model_type {word!r}; there are: {known}", param="model_type")
     return found
+
+
+def formats_of(word: str) -> tuple[Format, ...]:
+    """What a ``model_format`` can mean, the usual meaning first.
+
+    Raises:
+        InvalidRequest: nothing; lists the words.
+    """
+    formats, _ = _told_format(word)
+    if not formats:
+        known = ", ".join(sorted({one.value for one in Format} | FORMAT_WORDS.keys()))
+        raise InvalidRequest(f"there is no model_format {word!r}; there are: {known}", param="model_format")
+    return formats
+
+
+def _told_format(word: str) -> tuple[tuple[Format, ...], str]:
+    """The formats, and how the quantization begins."""
+    word = word.lower()
+    return FORMAT_WORDS.get(word, (tuple(one for one in Format if one.value == word), ""))
 
 
 def parsed_size(value: str | float) -> tuple[float, float | None]:

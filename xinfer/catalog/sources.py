@@ -9,14 +9,12 @@ its own:
 """
 
 import re
-from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 from xinfer.errors import InvalidRequest
-from xinfer.ops import Kind
 from xinfer.spec import Format, ModelSpec
 
 BUILTIN = "builtin:"
@@ -90,15 +88,6 @@ def missing_weights(source: HubSource) -> InvalidRequest:
     )
 
 
-def unknown_weights(source: HubSource, _kinds: Collection[Kind] = ()) -> ModelSpec:
-    """A look at a repository by somebody who may not ask its hub.
-
-    Raises:
-        InvalidRequest: always.
-    """
-    raise missing_weights(source)
-
-
 def resolve_source(source: str) -> Path:
     """Where the weights are, on the machine that asks.
 
@@ -118,6 +107,15 @@ def resolve_source(source: str) -> Path:
     if not source or not path.exists():
         raise InvalidRequest(missing, param="model_path")
     return path.absolute()
+
+
+def is_here(source: str) -> bool:
+    """Whether ``resolve_source`` finds it."""
+    try:
+        resolve_source(source)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def located(spec: ModelSpec) -> ModelSpec:

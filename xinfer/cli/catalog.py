@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xinfer.cli import weights
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import err, out
 
 Name = Annotated[str | None, typer.Argument(help="A model, by its name or alias: show all of its weights.")]
 ModelType = Annotated[
@@ -54,6 +54,8 @@ def show_catalog(
         out.print_json(data=answer)
     elif name is None:
         out.print(_models_table(answer["data"]))
+        for warning in answer.get("warnings", ()):
+            err.print(f"Warning: {warning}", style="yellow")
         out.print("The weights of one: xinfer models catalog NAME. Dim: no engine serves this type.", style="dim")
     else:
         show_model(answer)
@@ -63,7 +65,7 @@ def _models_table(models: list[dict[str, Any]]) -> Table:
     table = Table("model", "type", "sizes", "formats", "what it is")
     for model in sorted(models, key=lambda model: (model["model_family"], model["model_name"])):
         table.add_row(
-            escape(model["model_name"]),
+            escape(model["model_name"]) + ("" if model["is_builtin"] else " [dim](registered)[/]"),
             model["model_type"],
             _sizes(model),
             ", ".join(model["formats"]),

@@ -11,7 +11,7 @@ from xinfer.cli.launch import ModelEngine, ModelFormat, ModelPath, ModelType, Qu
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
 from xinfer.cli.screen import out
 
-Model = Annotated[str, typer.Argument(help="A model of the catalog, or the path of a folder or GGUF file.")]
+Model = Annotated[str, typer.Argument(help="A model of the catalog, an id (OWNER/NAME), or a folder or GGUF file.")]
 Size = Annotated[
     str | None, typer.Option("-s", "--size", help="Which size (7, 0_5, 0.6b, 30b-a3b), or all. Default: the usual one.")
 ]
@@ -24,6 +24,7 @@ IN_THE_WAY = {
     "environment": "environment",
     "weights": "no files",
     "adapters": "no adapters",
+    "workers": "one worker",
     "model": "not for it",
     "format": "other format",
 }

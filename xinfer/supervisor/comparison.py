@@ -5,7 +5,7 @@ from typing import Any
 
 from xinfer.catalog.selection import default_size, size_of
 from xinfer.catalog.sources import hub_source
-from xinfer.supervisor.matching import Combination, Fit, Hindrance, hindrance_of, idle_warning
+from xinfer.supervisor.matching import Combination, Fit, Hindrance, hindrance_of, idle_warning, install_command
 
 Found = tuple[Combination, Fit | None]
 """A combination, and whether it fits now; None: something else stands against it."""
@@ -59,7 +59,7 @@ def _row(one: Combination, fit: Fit | None) -> dict[str, Any]:
         "missing_mib": fit.missing_mib if fit else 0,
         "hindrance": hindrance,
         "reason": obstacle.reason if obstacle else fit.reason if fit else "",
-        "command": obstacle.command if obstacle else f"xinfer engine install {engine.name}" if one.installs else "",
+        "command": obstacle.command if obstacle else install_command(engine, one.packages) if one.installs else "",
         "warning": idle_warning(one),
     }
 

@@ -8,18 +8,22 @@ what leaves them idle; the engine that is preferred on such devices; and of its 
 catalog, which has the best balance of quality and size first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from xinfer.catalog import located
 from xinfer.catalog.selection import described
-from xinfer.catalog.sources import hub_source
-from xinfer.engines.base import Engine
+from xinfer.catalog.sources import hub_source, is_here
+from xinfer.engines.base import Engine, NeedsPackages, distribution
 from xinfer.errors import InvalidRequest
 from xinfer.protocol import EngineOffer, WorkerHello
 from xinfer.spec import Adapter, Deployment, EnvironmentRequest, ModelSpec, ResourceRequest
 from xinfer.supervisor.capacity import CPU, Ledger, uses_cpu
+from xinfer.supervisor.spanning import gang_obstacle
 from xinfer.supervisor.standing import adapter_obstacle
 
 ANY = "any"
@@ -43,9 +47,11 @@ class Hindrance(IntEnum):
     """The files are not where they should be."""
     ADAPTERS = 6
     """It does not serve adapters."""
-    MODEL = 7
+    WORKERS = 7
+    """It runs on one worker only."""
+    MODEL = 8
     """The engine reads such files, but not these."""
-    FORMAT = 8
+    FORMAT = 9
     """The format is for another engine."""
 
 
@@ -68,6 +74,12 @@ class Combination(NamedTuple):
     """The engine is installed first; a launch that names it does so by itself."""
     idles: str = ""
     """Why the accelerators would be idle."""
+    packages: tuple[str, ...] = ()
+    """What its environment has to hold for these weights, which those that are ready do not."""
+
+    def environment(self, terms: "Terms") -> EnvironmentRequest:
+        """The Python that replicas of it run on: as the launch says, with what these weights need."""
+        return _with_packages(terms.environment, self.packages)
 
 
 class Terms(NamedTuple):
@@ -77,6 +89,8 @@ class Terms(NamedTuple):
     environment: EnvironmentRequest
     wanted: ResourceRequest
     adapters: Sequence[Adapter] = ()
+    options: Mapping[str, Any] = {}
+    """Engine keywords."""
 
     @property
     def on_cpu(self) -> bool:
@@ -125,16 +139,25 @@ def _combination(engine: type[Engine], spec: ModelSpec, terms: Terms) -> Combina
     obstacle = _unsuited(engine, spec)
     if obstacle is None and (reason := adapter_obstacle(engine, terms.adapters)):
         obstacle = Obstacle(Hindrance.ADAPTERS, reason)
+    if obstacle is None and (reason := gang_obstacle(engine, terms.wanted.workers)):
+        obstacle = Obstacle(Hindrance.WORKERS, reason)
     if obstacle is not None:
         return Combination(engine, spec, obstacle)
     offers = terms.offers(engine)
     if not any(offer.serves(terms.environment) for offer in offers):
         return Combination(engine, spec, _not_offered(engine, offers, terms.environment))
-    has = any(offer.ok for offer in offers) or bool(terms.environment.python)
+    try:
+        packages = _missing_packages(engine, spec, offers, terms)
+    except InvalidRequest as error:
+        return Combination(engine, spec, Obstacle(Hindrance.MODEL, error.message))
+    if packages and not (terms.environment.build and any(offer.installable for offer in offers)):
+        return Combination(engine, spec, _packages_not_offered(engine, packages))
+    terms = terms._replace(environment=_with_packages(terms.environment, packages))
+    has = bool(terms.environment.python) or (not packages and any(offer.ok for offer in offers))
     idles = "" if terms.on_cpu else _idle_reason(engine, terms)
     if idles and terms.wanted.device_kind != ANY:
         obstacle = Obstacle(Hindrance.DEVICE, f"it cannot compute on the accelerators here ({idles})")
-    return Combination(engine, spec, obstacle, not has, idles)
+    return Combination(engine, spec, obstacle, not has, idles, packages)
 
 
 def _unsuited(engine: type[Engine], spec: ModelSpec) -> Obstacle | None:
@@ -142,7 +165,7 @@ def _unsuited(engine: type[Engine], spec: ModelSpec) -> Obstacle | None:
     reads = spec.format in engine.formats
     try:
         # The files are looked for only if it could read them: else there is something better to say.
-        match = engine.accepts(located(spec) if reads and not hub_source(spec.source) else spec)
+        match = engine.accepts(located(spec) if reads and not _was_seen_elsewhere(spec) else spec)
     except InvalidRequest as error:
         return Obstacle(Hindrance.WEIGHTS, error.message)
     if match.ok:
@@ -150,16 +173,65 @@ def _unsuited(engine: type[Engine], spec: ModelSpec) -> Obstacle | None:
     return Obstacle(Hindrance.MODEL if reads else Hindrance.FORMAT, match.reason)
 
 
+def _was_seen_elsewhere(spec: ModelSpec) -> bool:
+    """Whether its files are known, and are not on this machine: on a hub, or on the workers only."""
+    return hub_source(spec.source) is not None or (spec.shape is not None and not is_here(spec.source))
+
+
 def _not_offered(engine: type[Engine], offers: Sequence[EngineOffer], environment: EnvironmentRequest) -> Obstacle:
     if any(offer.ok for offer in offers):  # then it is the environment that cannot be had
         where = "an environment of its own" if environment.is_own else "its own Python"
         return Obstacle(Hindrance.ENVIRONMENT, f"no worker has it in {where}")
     installable = any(offer.installable for offer in offers) and environment.mode != "none"
-    command = f"xinfer engine install {engine.name}" if installable else engine.install
+    command = install_command(engine) if installable else engine.install
     reasons = dict.fromkeys(offer.reason for offer in offers if offer.reason)
     hint = "; ".join(reasons) or (f"install it there with: {command}" if command else "")
     reason = f"no worker has it: {hint}" if hint else "no worker knows it"
     return Obstacle(Hindrance.LIBRARY, reason, command)
+
+
+def _missing_packages(
+    engine: type[Engine], spec: ModelSpec, offers: Sequence[EngineOffer], terms: Terms
+) -> tuple[str, ...]:
+    """Everything that a model needs beside the engine, if some of it is in no Python that it would run in.
+
+    Raises:
+        InvalidRequest: the options make no sense for this model.
+    """
+    if not issubclass(engine, NeedsPackages):
+        return ()
+    needed = engine.packages_for(spec, terms.options)
+    environment = terms.environment
+    if environment.python:  # what that has, only the worker can see
+        return ()
+    if environment.is_own:
+        return needed if _names(needed) - _names(environment.packages) else ()
+    return () if any(offer.ok and _names(needed) <= set(offer.packages) for offer in offers) else needed
+
+
+def _with_packages(environment: EnvironmentRequest, packages: Sequence[str]) -> EnvironmentRequest:
+    named = _names(environment.packages)
+    added = (package for package in packages if distribution(package) not in named)
+    return msgspec.structs.replace(environment, packages=tuple(sorted((*environment.packages, *added))))
+
+
+def _names(packages: Iterable[str]) -> set[str]:
+    return {distribution(package) for package in packages}
+
+
+def _packages_not_offered(engine: type[Engine], packages: Sequence[str]) -> Obstacle:
+    reason = (
+        f"it needs {' and '.join(packages)} for these weights, which no worker has; a launch that names the engine "
+        f"installs them: --model-engine {engine.name}"
+    )
+    return Obstacle(Hindrance.LIBRARY, reason, install_command(engine, packages))
+
+
+def install_command(engine: type[Engine], packages: Sequence[str] = ()) -> str:
+    """What builds an environment for an engine, with further packages."""
+    return " ".join(
+        ("xinfer engine install", engine.name, *(f"--package {shlex.quote(package)}" for package in packages))
+    )
 
 
 def _idle_reason(engine: type[Engine], terms: Terms) -> str:

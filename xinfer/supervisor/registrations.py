@@ -12,9 +12,10 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from xinfer.catalog import Catalog
+from xinfer.catalog.families import Variant
 from xinfer.catalog.registered import RegisteredModels, Registration, read_registration
 from xinfer.catalog.roots import Roots, absolute
-from xinfer.catalog.sources import hub_source
+from xinfer.catalog.sources import REPOSITORY, hub_source
 from xinfer.errors import Conflict, InvalidRequest, UnknownModel
 from xinfer.ops import Kind
 from xinfer.spec import ModelSpec
@@ -156,11 +157,16 @@ def checked_registration(document: Mapping[str, Any], kinds: tuple[Kind, ...], r
         raise InvalidRequest(
             f"{model.name!r} is a model of the type {model.kind.value}, not {words}", param="model_type"
         )
-    variants = []
-    for number, given in enumerate(model.variants):
-        variant, field = given, f"variants[{number}].source"
-        if given.source and hub_source(given.source) is None:
-            roots.require(given.source, field)
-            variant = msgspec.structs.replace(given, source=absolute(given.source, field))
-        variants.append(variant)
-    return msgspec.structs.replace(registration, model=msgspec.structs.replace(model, variants=tuple(variants)))
+    variants = tuple(_placed(given, f"variants[{number}].source", roots) for number, given in enumerate(model.variants))
+    return msgspec.structs.replace(registration, model=msgspec.structs.replace(model, variants=variants))
+
+
+def _placed(given: Variant, field: str, roots: Roots) -> Variant:
+    """A variant with its path as it is on the workers; a bare ``OWNER/NAME`` is a folder under a root, or on hubs."""
+    if not given.source or hub_source(given.source) is not None:
+        return given
+    local = roots.find(given.source) if REPOSITORY.fullmatch(given.source) else given.source
+    if not local:
+        return msgspec.structs.replace(given, source="", huggingface=given.source, modelscope=given.source)
+    roots.require(local, field)
+    return msgspec.structs.replace(given, source=absolute(local, field))

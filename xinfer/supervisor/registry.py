@@ -1,55 +1,36 @@
 """From a LaunchRequest, in a user's words, to a Deployment: which model, which engine, which resources."""
 
-import difflib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
-from xinfer.catalog import introspect, shape_of
 from xinfer.catalog.overrides import overridden, with_context
-from xinfer.catalog.registered import completed
 from xinfer.catalog.remote_code import require_allowed, require_asked_for
-from xinfer.catalog.roots import Roots, absolute
-from xinfer.catalog.selection import kinds_of, select, size_of
-from xinfer.catalog.sources import HubSource, hub_source, is_symbolic, unknown_weights
+from xinfer.catalog.roots import Roots
+from xinfer.catalog.selection import kinds_of, size_of
+from xinfer.catalog.sources import hub_source
+from xinfer.catalog.weight_sets import WeightSet
 from xinfer.engines.base import Engine, RunsRemoteCode, parse_options
 from xinfer.errors import InvalidRequest
 from xinfer.ops import OPS_OF_KIND, Kind
 from xinfer.protocol import LaunchRequest, WorkerHello
-from xinfer.spec import Deployment, Estimate, Format, ModelSpec
+from xinfer.spec import Deployment, Estimate, ModelSpec
 from xinfer.supervisor.admission import check_replicas
 from xinfer.supervisor.environments import environment_request
 from xinfer.supervisor.fileless import fileless_spec, placed_on_cpu
 from xinfer.supervisor.matching import Combination, Fit, Room, Terms, combinations, idle_warning, in_words, refusal
+from xinfer.supervisor.meaning import Elsewhere, KnownModels, Meanings, Meant, Nowhere, selected
 from xinfer.supervisor.resources import resources, wanted_workers
+from xinfer.supervisor.spanning import require_gang
 from xinfer.supervisor.standing import read_adapters
 
 MODEL_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-MOST_NAMES = 20
-"""Of models that an error lists."""
 
 Engines = Mapping[str, type[Engine]]
 Sizing = Callable[[Deployment], tuple[Estimate, ...]]
-Look = Callable[[HubSource, Collection[Kind]], ModelSpec]
-
-
-class KnownModels(Protocol):
-    """Models by name: the built-in catalog, or that and what was registered."""
-
-    def names(self) -> list[str]:
-        """Every model, sorted."""
-
-    def find(self, name: str) -> tuple[ModelSpec, ...]:
-        """The specs of a model by its name or alias, the preferred one first; empty if there is none."""
-
-    def in_repository(self, repository: str) -> tuple[ModelSpec, ...]:
-        """The specs whose weights are in a repository of a hub."""
-
-    def similar(self, name: str) -> list[str]:
-        """The models that somebody may mean who writes a name that is none."""
 
 
 class Choice(NamedTuple):
@@ -71,7 +52,7 @@ class Registry:
         roots: Roots | None = None,
         *,
         remote_code: bool = False,
-        look: Look = unknown_weights,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Make one.
 
@@ -81,14 +62,13 @@ class Registry:
             estimates: what a replica will need.
             roots: where paths may lead; None: anywhere.
             remote_code: whether launches may have Python code from models' folders run.
-            look: what a repository of a hub holds that is not in the catalog.
+            elsewhere: asks hubs and workers what is not here; None: nobody is asked.
         """
         self._remote_code = remote_code
-        self._look = look
-        self._models = models
         self._engines = engines
         self._estimates = estimates
         self._roots = roots or Roots([Path("/")])
+        self._meanings = Meanings(models, self._roots, elsewhere or Nowhere())
 
     def resolve(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float) -> Deployment:
         """The Deployment that a launch asks for, on these living workers. Reads local files where a path is given.
@@ -117,6 +97,15 @@ class Registry:
         """
         return self._choice(request, workers, now, None).deployment
 
+    def weights(self, request: LaunchRequest) -> tuple[WeightSet, ...]:
+        """The weights on hubs that a launch would have downloaded: where they are, the preferred place first.
+
+        Raises:
+            InvalidRequest: there are none; says why.
+            DownloadFailed: the hubs do not say.
+        """
+        return self._meanings.weights(request)
+
     def matches(
         self, request: LaunchRequest, workers: Sequence[WorkerHello], room: Room
     ) -> list[tuple[Combination, Fit | None]]:
@@ -128,7 +117,7 @@ class Registry:
             InvalidRequest: there is no such model, or nothing of it is as the launch says.
         """
         workers = wanted_workers(request, workers)
-        specs = _selected(request, self._told_specs(request), every_size=True)
+        specs = _selected(request, self._meant(request).specs, every_size=True)
         terms = _terms(request, workers)
         # Engines that could be installed are worth a look, too.
         terms = terms._replace(environment=msgspec.structs.replace(terms.environment, build=True))
@@ -140,21 +129,20 @@ class Registry:
     def _choice(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float, room: Room | None) -> Choice:
         check_replicas(request.replica)
         workers = wanted_workers(request, workers)
-        known = self._told_specs(request)
+        known, found = self._meant(request)
         specs = _selected(request, known)
         model_uid = check_model_uid(request.model_uid or specs[0].name)
         terms = _terms(request, workers)
         tried = combinations(self._engines_of(request), specs, terms)
         chosen, passed_over = self._best(request, tried, terms, room)
-        engine, spec = chosen.engine, chosen.spec
-        if spec.shape is None:
-            spec = msgspec.structs.replace(spec, shape=shape_of(spec))
+        engine, spec = chosen.engine, self._meanings.read(chosen.spec)
         for adapter in request.adapters:
             check_model_uid(adapter.name, "adapters")
             self._roots.require(adapter.path, "adapters")
         adapters, options = read_adapters(request.adapters, spec, engine, request.options)
         options = with_context(options, request.overrides, engine.memory.context_options if request.overrides else ())
         parse_options(engine.Options, options, engine.name)
+        require_gang(engine, options, terms.wanted.workers)
         self._check_remote_code(engine, spec, options)
         placed = placed_on_cpu(request) if chosen.idles or getattr(engine, "fileless", False) else request
         deployment = Deployment(
@@ -167,7 +155,7 @@ class Registry:
             adapters=adapters,
             envs=_checked_envs(request.envs),
             fallback=_checked_fallback(request.fallback or "", model_uid),
-            environment=terms.environment,
+            environment=chosen.environment(terms),
             created_at=now,
         )
         picked = in_words(
@@ -181,7 +169,7 @@ class Registry:
         warning = idle_warning(chosen)
         return Choice(
             msgspec.structs.replace(deployment, estimates=self._estimates(deployment)),
-            picked,
+            "; ".join(filter(None, (picked, found))),
             (warning,) if warning else (),
         )
 
@@ -221,7 +209,7 @@ class Registry:
             engine=combination.engine.name,
             request=terms.wanted,
             options=request.options,
-            environment=terms.environment,
+            environment=combination.environment(terms),
         )
         return msgspec.structs.replace(draft, estimates=self._estimates(draft))
 
@@ -230,73 +218,14 @@ class Registry:
         if spec.remote_code and issubclass(engine, RunsRemoteCode) and engine.needs_remote_code(spec):
             require_asked_for(spec, options, engine.name)
 
-    def _told_specs(self, request: LaunchRequest) -> tuple[ModelSpec, ...]:
-        """What the name or path can mean, with what the launch says about it."""
-        return overridden(self._specs(request), request.overrides)
-
-    def _specs(self, request: LaunchRequest) -> tuple[ModelSpec, ...]:
-        """What the name or path can mean, the preferred spec first."""
-        name = request.model_name.strip()
-        if request.model_path:
-            return (self._at(request.model_path, name, _told_kinds(request)),)
-        if name and request.model_engine and getattr(self._named(request.model_engine), "fileless", False):
+    def _meant(self, request: LaunchRequest) -> Meant:
+        """What the name or path can mean, with what the launch says about it, the preferred spec first."""
+        name, engine = request.model_name.strip(), request.model_engine
+        if name and engine and not request.model_path and getattr(self._named(engine), "fileless", False):
             kind = kinds_of(request.model_type or Kind.LLM)[0]
             _check_served(name, kind)
-            return (fileless_spec(name, kind),)
-        specs = self._models.find(name)
-        if specs:
-            return tuple(map(self._read, specs))
-        if self._is_path(name):
-            return (introspect(absolute(name, "model_name"), kinds=_told_kinds(request)),)
-        remote = hub_source(name)
-        specs = self._models.in_repository(remote.repository if remote else name)
-        if specs:
-            return specs
-        if remote:
-            return (self._look(remote, _told_kinds(request)),)
-        raise InvalidRequest(
-            f"no model {name!r} in the catalog ({self._hint(name)}); a model of your own is launched with the path of "
-            "its folder",
-            param="model_name",
-        )
-
-    def _at(self, path: str, name: str, kinds: Sequence[Kind]) -> ModelSpec:
-        """What is at a path, or in a repository of a hub."""
-        if remote := hub_source(path):
-            return msgspec.structs.replace(self._look(remote, kinds), name=name or remote.title)
-        self._roots.require(path)
-        return introspect(absolute(path), name, kinds)
-
-    def _read(self, spec: ModelSpec) -> ModelSpec:
-        """The spec of a registered folder or file with what its own files say, where its registration does not.
-
-        Raises:
-            PathNotAllowed: it leads out of the folders that models may be read from.
-        """
-        if spec.source and spec.format is not Format.NONE:
-            self._roots.require(spec.source)
-        return completed(spec)
-
-    def _is_path(self, name: str) -> bool:
-        """Whether a name that is none of the catalog is a path that there is.
-
-        Raises:
-            PathNotAllowed: it can only be a path, and leads out of the folders that models may be read from.
-        """
-        if not name or is_symbolic(name):
-            return False
-        if name.startswith(("/", "./", "../", "~")):
-            self._roots.require(name, "model_name")
-        return self._roots.allow(name) and Path(absolute(name, "model_name")).exists()
-
-    def _hint(self, name: str) -> str:
-        names = self._models.names()
-        meant = self._models.similar(name) or difflib.get_close_matches(name.lower(), names, n=3)
-        if meant:
-            return f"did you mean {' or '.join(meant[:MOST_NAMES])}?"
-        if len(names) <= MOST_NAMES:
-            return f"there are: {', '.join(names)}"
-        return f"it has {len(names)} models: xinfer models catalog, GET /v1/catalog"
+            return Meant(overridden((fileless_spec(name, kind),), request.overrides))
+        return self._meanings.of(request)
 
     def _named(self, name: str) -> type[Engine]:
         for engine in self._engines.values():
@@ -306,12 +235,8 @@ class Registry:
         raise InvalidRequest(f"there is no engine {name!r}; the known ones are: {known}", param="model_engine")
 
 
-def _told_kinds(request: LaunchRequest) -> tuple[Kind, ...]:
-    return kinds_of(request.model_type) if request.model_type else ()
-
-
 def _terms(request: LaunchRequest, workers: Sequence[WorkerHello]) -> Terms:
-    return Terms(workers, environment_request(request), resources(request, workers), request.adapters)
+    return Terms(workers, environment_request(request), resources(request, workers), request.adapters, request.options)
 
 
 def _plain(name: str) -> str:
@@ -327,14 +252,7 @@ def _selected(request: LaunchRequest, specs: Sequence[ModelSpec], *, every_size:
     Raises:
         InvalidRequest: there is no such combination, or nothing serves models of its kind.
     """
-    left = select(
-        specs,
-        kind=request.model_type,
-        size=request.model_size_in_billions,
-        weights_format=request.model_format,
-        quantization=request.quantization,
-        every_size=every_size,
-    )
+    left = selected(request, specs, every_size=every_size)
     _check_served(left[0].name, left[0].kind)
     return [spec for spec in left if hub_source(spec.source) is None] or left
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from xinfer.api.control import LOOKING_S
 from xinfer.api.launching import LaunchBody, launch_request
 from xinfer.api.state import state_of
 
@@ -16,5 +17,7 @@ async def estimate(request: Request, body: LaunchBody) -> dict[str, Any]:
 
     The estimate of one replica on each kind of device, what such replicas were observed to use, and where it fits now.
     """
-    found: dict[str, Any] = await state_of(request).supervisor.call("estimate", launch_request(body))
+    found: dict[str, Any] = await state_of(request).supervisor.call(
+        "estimate", launch_request(body), timeout_s=LOOKING_S
+    )
     return found

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
+from xinfer.api.control import LOOKING_S
 from xinfer.api.state import state_of
 from xinfer.errors import InvalidRequest
 from xinfer.ops import KINDS_OF_WORD
@@ -31,7 +32,8 @@ async def match(
 ) -> dict[str, Any]:
     """Of a model (``/v1/engines/MODEL`` or ``/v1/engines/TYPE/MODEL``): by engine, what it can run, or why nothing.
 
-    With ``detailed``: every combination of engine, format, quantization and size, the best first. Needs no network.
+    With ``detailed``: every combination of engine, format, quantization and size, the best first. The hub
+    is asked where an id is not in the catalog; nothing else needs the network.
     """
     model_type, _, rest = name.partition("/")
     if not rest or model_type.lower() not in KINDS_OF_WORD:
@@ -50,5 +52,6 @@ async def match(
         worker_ip=worker_ip,
         enable_virtual_env=enable_virtual_env,
     )
-    found: dict[str, Any] = await state_of(request).supervisor.call("match", asked, not detailed)
+    supervisor = state_of(request).supervisor
+    found: dict[str, Any] = await supervisor.call("match", asked, not detailed, timeout_s=LOOKING_S)
     return found

@@ -3,10 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from xinfer.api.cards import instance_info, launched_info, model_card, progress_info, replica_info
+from xinfer.api.control import LOOKING_S
 from xinfer.api.launching import LaunchBody, launch_request
+from xinfer.api.progress_events import progress_events
 from xinfer.api.state import state_of
 from xinfer.api.waiting import wait_until_ready
 from xinfer.errors import UnknownModel
@@ -38,7 +41,7 @@ async def launch(
 ) -> dict[str, Any]:
     """Deploy a model: it is durable from the answer on, and comes back by itself after any restart."""
     supervisor = state_of(request).supervisor
-    instance: ModelInstance = await supervisor.call("launch", launch_request(body))
+    instance: ModelInstance = await supervisor.call("launch", launch_request(body), timeout_s=LOOKING_S)
     if wait_ready:
         await wait_until_ready(request, instance.deployment)
     return launched_info(instance)
@@ -60,11 +63,39 @@ async def progress(request: Request, uid: str) -> dict[str, Any]:
     return progress_info(await state_of(request).supervisor.call("progress", uid))
 
 
+@router.get("/{uid:path}/events", summary="Follow a launch")
+async def follow(request: Request, uid: str) -> StreamingResponse:
+    """How far it is as server-sent events, whenever that changes, until it is done or gone."""
+    supervisor = state_of(request).supervisor
+
+    async def ask() -> dict[str, Any]:
+        return progress_info(await supervisor.call("progress", uid))
+
+    return await progress_events(request, ask)
+
+
 @router.post("/{uid:path}/cancel", summary="Cancel a launch")
 async def cancel(request: Request, uid: str) -> dict[str, Any]:
-    """Only while it is not ready; later, DELETE it."""
+    """Only while it is not ready; later, DELETE it. What was downloaded is kept; the next launch goes on with it."""
     await state_of(request).supervisor.call("cancel", uid)
     return {"model_uid": uid, "status": "cancelled"}
+
+
+@router.post("/{uid:path}/pause", summary="Let the download of a launch rest")
+async def pause(request: Request, uid: str) -> dict[str, Any]:
+    """Its replicas keep their slices and what was downloaded, over every restart, until ``resume``.
+
+    Others that wait for the same weights go on with the download.
+    """
+    await state_of(request).supervisor.call("pause", uid)
+    return {"model_uid": uid, "paused": True}
+
+
+@router.post("/{uid:path}/resume", summary="Go on with a download that rests")
+async def resume(request: Request, uid: str) -> dict[str, Any]:
+    """From the byte where it was. Of one that does not rest, nothing changes."""
+    await state_of(request).supervisor.call("resume", uid)
+    return {"model_uid": uid, "paused": False}
 
 
 @router.get("/{uid:path}/replicas", summary="The replicas of a model")

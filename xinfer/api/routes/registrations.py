@@ -6,9 +6,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from xinfer.api.routes.catalog import catalog, described, entries, entry_of
+from xinfer.api.catalog_cards import described, known_models, registered_card
+from xinfer.api.routes.catalog import entries, entry_of
 from xinfer.api.state import state_of
-from xinfer.catalog.registered import RegisteredModels, Registration
+from xinfer.catalog.registered import Registration
 from xinfer.catalog.selection import kinds_of
 from xinfer.errors import InvalidRequest, UnknownModel
 from xinfer.ops import Kind
@@ -33,18 +34,18 @@ class RegistrationBody(BaseModel):
 @router.get("", summary="List the registered models")
 async def registered(request: Request) -> dict[str, Any]:
     """Those beside the built-in catalog, with all that was registered."""
-    models = await _models(request)
-    return {"object": "list", "data": [_card(models, one) for one in models.registrations.values()]}
+    models = await known_models(request)
+    return {"object": "list", "data": [registered_card(models, one) for one in models.registrations.values()]}
 
 
 @router.get("/{model_type}", summary="List the models of a type, as Xinference does")
 async def list_type(request: Request, model_type: str, *, detailed: Detailed = False) -> list[dict[str, Any]]:
     """Name and ``is_builtin``, registered ones first; with ``detailed`` all that is known of each."""
-    kinds, models = kinds_of(model_type), await _models(request)
+    kinds, models = kinds_of(model_type), await known_models(request)
     own = [one for one in models.registrations.values() if one.model.kind in kinds]
     builtin = [one for one in entries(models.builtin, model_type) if one.model.name not in models.registrations]
     if detailed:
-        return [*(_card(models, one) for one in own), *map(described, builtin)]
+        return [*(registered_card(models, one) for one in own), *map(described, builtin)]
     return [
         *({"model_name": one.model.name, "is_builtin": False} for one in own),
         *({"model_name": one.model.name, "is_builtin": True} for one in builtin),
@@ -54,11 +55,11 @@ async def list_type(request: Request, model_type: str, *, detailed: Detailed = F
 @router.get("/{model_type}/{name:path}", summary="Describe a model of a type, as Xinference does")
 async def describe(request: Request, model_type: str, name: str) -> dict[str, Any]:
     """All that is known of it; a registered one goes before a built-in one."""
-    models = await _models(request)
+    models = await known_models(request)
     own = models.registration(name)
     if own is not None:
         _require_type(name, own.model.kind, model_type)
-        return _card(models, own)
+        return registered_card(models, own)
     builtin = entry_of(models.builtin, name)
     _require_type(name, builtin.model.kind, model_type)
     return described(builtin)
@@ -96,7 +97,7 @@ async def _register(
             param="worker_ip",
         )
     done: Registration = await state_of(request).supervisor.call("register", model_type, document, update)
-    return _card(await _models(request), done)
+    return registered_card(await known_models(request), done)
 
 
 def _document(body: RegistrationBody) -> dict[str, Any]:
@@ -112,22 +113,6 @@ def _name_in(document: dict[str, Any]) -> object:
     models = document.get("models")
     only = models[0] if isinstance(models, list) and models and isinstance(models[0], dict) else document
     return only.get("model_name") or only.get("name")
-
-
-async def _models(request: Request) -> RegisteredModels:
-    found: tuple[Registration, ...] = await state_of(request).supervisor.call("registrations")
-    return RegisteredModels(await catalog(), found)
-
-
-def _card(models: RegisteredModels, one: Registration) -> dict[str, Any]:
-    return described(one.entry) | {
-        "is_builtin": False,
-        "overrides_builtin": models.overrides(one.model.name),
-        "version": one.version,
-        "registered_at": one.registered_at,
-        "notes": list(one.notes),
-        "persist": True,
-    }
 
 
 def _require_type(name: str, kind: Kind, model_type: str) -> None:
