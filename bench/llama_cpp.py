@@ -1,11 +1,14 @@
 """xinfer with llama.cpp beside llama.cpp's own servers: the same file, settings and client, in turns, as ratios.
 
-    python bench/llama_cpp.py [--llama-server PATH] [--model FILE.gguf] [--tokens 128] [--rounds 3] [--at 1 8 16]
+    python bench/llama_cpp.py [--llama-server PATH] [--model FILE.gguf | --weights q4_0] [--rounds 3] [--at 1 8 16]
 
 Run it with the Python that has xinfer, llama-cpp-python and what ``llama_cpp.server`` needs (``pip install
 "llama-cpp-python[server]"``). ``llama-server`` is built from llama.cpp's source; the sdist of llama-cpp-python holds
 the one that it is made of. Without ``--model`` a random model is written, whose answers make no sense: what is measured
 is the engine's overhead. One thread each.
+
+How much a batch gains depends on the kernels for the type of the weights. On x86, those for q8_0 take as long for 8
+rows as one row after another does; weights in q4_0 are repacked as they are loaded, and 4 rows take twice as long as 1.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
+import launching
 import numpy as np
 import psutil
 from xinference_client import HOST, Connection, Refused, ask
@@ -44,8 +48,9 @@ BROKEN = (Refused, OSError, ValueError, asyncio.IncompleteReadError)
 # --- the model ---
 
 
-def random_model(path: Path, layers: int = 8, hidden: int = 512) -> Path:
-    """A Qwen3 with random weights in q8_0, and the tokenizer of demo-chat."""
+def random_model(path: Path, weights: str, layers: int = 8, hidden: int = 512) -> Path:
+    """A Qwen3 with random weights of a type such as q8_0, and the tokenizer of demo-chat."""
+    stored = gguf.GGMLQuantizationType[weights.upper()]
     heads, kv_heads, head_size, inner = 8, 4, 64, 3 * hidden
     writer = gguf.GGUFWriter(path, "qwen3")
     vocabulary = _copy_tokenizer(writer)
@@ -81,7 +86,7 @@ def random_model(path: Path, layers: int = 8, hidden: int = 512) -> Path:
     for name, shape in shapes.items():
         is_matrix = len(shape) > 1
         values = random.normal(0, 0.05, shape).astype(np.float32) if is_matrix else np.ones(shape, np.float32)
-        kind = gguf.GGMLQuantizationType.Q8_0 if is_matrix else gguf.GGMLQuantizationType.F32
+        kind = stored if is_matrix else gguf.GGMLQuantizationType.F32
         writer.add_tensor(f"{name}.weight", gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -174,7 +179,7 @@ def launch(server: Server, uid: str, model: Path, **options: object) -> None:
     """Launch the model in xinfer."""
     body = {"model_uid": uid, "model_name": uid, "model_engine": "llama.cpp", "model_path": str(model), "n_gpu": None}
     settings = {"n_parallel": SLOTS, "n_ctx": SLOTS * CONTEXT, "n_threads": 1, "memory_mib": 3000}
-    asyncio.run(ask(server.port, "/v1/models?wait_ready=true", json.dumps(body | settings | options).encode()))
+    asyncio.run(launching.launch(server.port, body | settings | options))
 
 
 def start_llama_server(binary: Path, model: Path, home: Path) -> Server:
@@ -309,7 +314,7 @@ def _spread(ratios: Sequence[float]) -> str:
 
 def measure(arguments: argparse.Namespace, home: Path, stack: contextlib.ExitStack) -> None:
     """Start everything, measure in turns, print."""
-    model = arguments.model or random_model(home / "mid.gguf")
+    model = arguments.model or random_model(home / "mid.gguf", arguments.weights)
 
     def running(server: Server) -> Server:
         stack.callback(server.stop)
@@ -338,6 +343,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-server", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--weights", default="q8_0", choices=["q8_0", "q4_0", "q4_1", "q5_0", "f16"])
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2)
