@@ -19,6 +19,10 @@ class Op(StrEnum):
     SCORE = "score"
     CLASSIFY = "classify"
     POOLING = "pooling"
+    TRANSCRIPTION = "transcription"
+    """What is said in a recording, as text."""
+    TRANSLATION = "translation"
+    """The same in English."""
 
 
 class Kind(StrEnum):
@@ -42,7 +46,7 @@ OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
     Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.RERANK: frozenset({Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.VISION_LANGUAGE: _TEXT_OPS,
-    Kind.SPEECH_RECOGNITION: frozenset(),
+    Kind.SPEECH_RECOGNITION: frozenset({Op.TRANSCRIPTION, Op.TRANSLATION}),
     Kind.SPEECH_SYNTHESIS: frozenset(),
     Kind.IMAGE: frozenset(),
 }

@@ -10,11 +10,12 @@ from fastapi.openapi.utils import get_openapi
 
 from xinfer import __version__, plugins
 from xinfer.api import errors
+from xinfer.api.bodies import Receive, Scope, Send, limited, read_form, read_json
 from xinfer.api.control import Supervisor, follow_routes
 from xinfer.api.documentation import ERRORS, add_hot_routes
 from xinfer.api.gateway import Gateway
 from xinfer.api.hot import Hot
-from xinfer.api.relay import HotRoute, Receive, Scope, Send, limited
+from xinfer.api.relay import HotRoute
 from xinfer.api.state import GatewayState
 from xinfer.settings import Settings, cluster_token
 from xinfer.telemetry.metrics import GatewayMetrics
@@ -89,7 +90,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = GatewayState(settings, gateway, supervisor, app.state.metrics)
     app.state.gateway_state = state
     for hot in app.documented:
-        route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes)
+        read = read_form if hot.is_form else read_json
+        route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes, read)
         app.hot.update(dict.fromkeys(hot.paths, route))
     following = asyncio.create_task(follow_routes(state.supervisor, lambda: gateway.table, gateway.update))
     try:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 20.0
 CALL_S = 30.0
+LOOKING_S = 60.0
+"""For calls that may look at a repository of a hub."""
 
 
 class Supervisor:

@@ -46,6 +46,7 @@ def add_hot_routes(schema: dict[str, Any], routes: Sequence[Hot]) -> dict[str, A
 
 def _operation(route: Hot, path: str, body: dict[str, Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    kind = "multipart/form-data" if route.is_form else "application/json"
     if route.streams:
         answers["text/event-stream"] = {"schema": {"type": "string"}}
     return {
@@ -53,6 +54,6 @@ def _operation(route: Hot, path: str, body: dict[str, Any]) -> dict[str, Any]:
         "summary": route.summary,
         "description": route.description,
         "operationId": path.strip("/").replace("/", "_"),
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {kind: {"schema": body}}},
         "responses": {"200": {"description": "The answer", "content": answers}, **ERRORS},
     }

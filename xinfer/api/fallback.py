@@ -6,7 +6,7 @@ import msgspec
 
 from xinfer.engines.base import Call
 from xinfer.errors import NotReady, TooManyRequests, XinferError
-from xinfer.protocols.naming import renamed
+from xinfer.protocols.naming import renamed_request
 from xinfer.routes import ModelRoute
 
 STANDS_IN_FOR = frozenset({NotReady.status, TooManyRequests.status})
@@ -26,4 +26,4 @@ def stand_in(error: XinferError, call: Call, models: Mapping[str, ModelRoute], t
     """The same request to the model that stands in; None: there is none for such an error."""
     if error.status not in STANDS_IN_FOR or not (other := fallback_of(call, models, tried)):
         return None
-    return msgspec.structs.replace(call, model=other, body=renamed(call.body, other))
+    return msgspec.structs.replace(call, model=other, body=renamed_request(call.headers, call.body, other))

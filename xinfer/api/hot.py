@@ -14,3 +14,5 @@ class Hot(msgspec.Struct, frozen=True):
     description: str
     body: type[msgspec.Struct]
     streams: bool = False
+    is_form: bool = False
+    """The body is a form with a file, rather than JSON."""

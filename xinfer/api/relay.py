@@ -8,96 +8,25 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
-import msgspec
-
+from xinfer.api.bodies import BodyReader, ClientGone, Receive, Scope, Send, limited, read_json
 from xinfer.api.errors import RelayedError, sse_error
 from xinfer.api.fallback import HEADER, fallback_of, stand_in
 from xinfer.api.gateway import Gateway
 from xinfer.channel.link import CallStream
 from xinfer.engines.base import Call, Head
-from xinfer.errors import InvalidRequest, MethodNotAllowed, PayloadTooLarge, ReplicaLost, XinferError
+from xinfer.errors import MethodNotAllowed, ReplicaLost, XinferError
 from xinfer.ops import Op
 from xinfer.telemetry.metrics import GatewayMetrics
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 _KEPT_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """Request headers that travel to the replica."""
+_WHOLE = (b"application/json", b"text/plain", b"text/vtt")
+"""Content types of answers that are of no use in pieces."""
 _MAX_REQUEST_ID = 128
 _UNPRINTABLE = re.compile(rb"[^!-~]")
-
-
-class _Routing(msgspec.Struct):
-    """What routing needs of a body; everything else is skipped, not decoded."""
-
-    model: str
-
-
-_decoder = msgspec.json.Decoder(_Routing)
-
-
-class _ClientGone(Exception):
-    """The client closed its connection."""
-
-
-def routing_fields(body: bytes) -> _Routing:
-    """The model's name in a request body.
-
-    Raises:
-        InvalidRequest: no JSON object, or without a model.
-    """
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        if "$.model" in text or "`model`" in text:
-            raise InvalidRequest(
-                "'model' is required and must be a string; GET /v1/models lists the models", param="model"
-            ) from None
-        raise InvalidRequest("the body must be a JSON object with at least 'model'") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}", param=None) from None
-
-
-def limited(receive: Receive, scope: Scope, limit: int) -> Receive:
-    """``receive``, but a body of over ``limit`` bytes raises PayloadTooLarge, at once where its length is declared."""
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    size = int(declared) if len(declared) < 20 and declared.isdigit() else 0  # the body is counted in any case
-    taken = 0
-
-    async def take() -> MutableMapping[str, Any]:
-        nonlocal taken
-        if size > limit:
-            raise PayloadTooLarge(f"the body has {size} bytes, the limit is {limit} (XINFER_MAX_BODY_BYTES)")
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            raise PayloadTooLarge(f"the body has over {limit} bytes, which is the limit (XINFER_MAX_BODY_BYTES)")
-        return message
-
-    return take
-
-
-async def read_body(receive: Receive) -> bytes:
-    """The whole request body.
-
-    Raises:
-        PayloadTooLarge: it is over the limit of ``receive``.
-    """
-    pieces: list[bytes] = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGone
-        pieces.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -109,11 +38,14 @@ def request_id_of(scope: Scope) -> str:
 class HotRoute:
     """One inference route as an ASGI application."""
 
-    def __init__(self, op: Op, gateway: Gateway, metrics: GatewayMetrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, op: Op, gateway: Gateway, metrics: GatewayMetrics, max_body_bytes: int, read: BodyReader = read_json
+    ) -> None:
         self._op = op
         self._gateway = gateway
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The boundary: every failure becomes an answer in the OpenAI error shape."""
@@ -123,11 +55,12 @@ class HotRoute:
             if scope["method"] != "POST":
                 await answer.fail(MethodNotAllowed(f"{scope['path']} takes only POST"), (b"allow", b"POST"))
                 return
-            body = await read_body(limited(receive, scope, self._max_body_bytes))
-            model = answer.model = routing_fields(body).model
+            body = await self._read(limited(receive, scope, self._max_body_bytes), scope)
+            answer.model = body.model
             kept = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n in _KEPT_HEADERS]
-            await self._relay_until_gone(Call(request_id, self._op, body, model, tuple(kept)), receive, answer)
-        except _ClientGone:
+            call = Call(request_id, self._op, body.data, body.model, (*body.headers, *kept))
+            await self._relay_until_gone(call, receive, answer)
+        except ClientGone:
             answer.finish(499)
         except XinferError as error:
             await answer.fail(error)
@@ -158,7 +91,7 @@ class HotRoute:
             if not gone:
                 raise
             relaying.uncancel()
-            raise _ClientGone from None
+            raise ClientGone from None
         finally:
             over = True
             watching.cancel()
@@ -267,7 +200,7 @@ class _Answer:
 
 
 def _is_stream(head: Head) -> bool:
-    return not any(name == b"content-type" and value.startswith(b"application/json") for name, value in head.headers)
+    return not any(name == b"content-type" and value.startswith(_WHOLE) for name, value in head.headers)
 
 
 def _is_complete(stream: CallStream) -> bool:

@@ -159,11 +159,12 @@ class ReplicaLink(asyncio.Protocol):
             raise ReplicaLost(f"replica {self.endpoint.replica_id} is gone")
         number = self._next_number()
         stream = self._calls[number] = CallStream(self, number)
-        payload = wire.encode_call(call)
-        if len(payload) < 64 * 1024:
-            self._transport.write(wire.header(number, Kind.CALL, len(payload)) + payload)
+        if len(call.body) < wire.LARGE_BODY:
+            self._transport.write(wire.frame(number, Kind.CALL, wire.encode_call(call)))
         else:
-            self._transport.writelines((wire.header(number, Kind.CALL, len(payload)), payload))
+            start, body = wire.encode_large_call(call)
+            header = wire.header(number, Kind.CALL, len(start) + len(body))
+            self._transport.writelines((header + start, body))
         self.opened_since_load += 1
         self._watchdog.start()
         return stream

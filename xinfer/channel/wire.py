@@ -31,6 +31,9 @@ MAX_MISSED = 4
 MAX_FRAME = 1 << 30
 """A longer frame is a broken or foreign peer."""
 
+LARGE_BODY = 64 * 1024
+"""Bytes of a request from which on they are not copied into its frame."""
+
 HEADER = struct.Struct("<IIB")
 _LOAD = struct.Struct("<IIIff")
 _CREDIT = struct.Struct("<I")
@@ -60,6 +63,20 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     param: str | None = None
     retry_after: int | None = None
 
+
+class _BodyLast(msgspec.Struct, frozen=True):
+    """A Call whose body comes last. On the wire it is a map, whose order means nothing."""
+
+    request_id: str
+    op: str
+    model: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+_NO_BYTES = b"\xc4\x00"
+_BYTES = struct.Struct(">BI")
+"""What msgpack has before bytes: none of them, and up to 4 GiB."""
 
 RawFrame = tuple[int, int, bytes]
 """(call number, kind, payload)"""
@@ -91,6 +108,12 @@ def frame(call: int, kind: Kind, payload: bytes = b"") -> bytes:
 def encode_call(call: Call) -> bytes:
     """The payload of a CALL."""
     return _call_encoder.encode(call)
+
+
+def encode_large_call(call: Call) -> tuple[bytes, bytes]:
+    """The payload of a CALL in two parts, of which the second is the body itself: a large one is not copied."""
+    start = _call_encoder.encode(_BodyLast(call.request_id, call.op, call.model, call.headers, b""))
+    return start.removesuffix(_NO_BYTES) + _BYTES.pack(0xC6, len(call.body)), call.body
 
 
 def decode_call(payload: bytes) -> Call:
