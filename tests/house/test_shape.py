@@ -26,6 +26,7 @@ CATCHES_EVERYTHING = {
     "xinfer/engines/batch_engine.py::BatchWorker._attempt": "the engine's thread: the requests of the batch get it",
     "xinfer/engines/batch_engine.py::BatchWorker._live": "the engine's thread: whoever started it gets it",
     "xinfer/engines/token_engine/loop.py::StepLoop._run": "the engine's thread: nobody else would tell those who wait",
+    "xinfer/engines/whisper/worker.py::_advance": "the engine's thread: whose recording it was gets it",
     "xinfer/plugins.py::_find_engines": "code of third parties: reported as a broken engine",
     "xinfer/replica/runtime.py::Replica._close": "the engine: a process that ends, ends",
     "xinfer/replica/runtime.py::Replica._load": "the engine: whatever it is, it is the reason that the user reads",
