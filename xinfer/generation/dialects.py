@@ -22,6 +22,8 @@ class Dialect(StrEnum):
     """``<｜tool▁calls▁begin｜>`` with the arguments in a fenced JSON block."""
     DEEPSEEK_V31 = "deepseek-v3.1"
     """The same marks with bare JSON."""
+    DEEPSEEK_V32 = "deepseek-v3.2"
+    """``<｜DSML｜function_calls>`` with every argument between tags of its own."""
     GLM = "glm"
     """``<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>``: GLM 4.5 and later."""
     HARMONY = "harmony"
@@ -41,6 +43,7 @@ _TOOL_MARKS: tuple[tuple[Dialect, tuple[str, ...]], ...] = (
     (Dialect.HARMONY, ("<|channel|>", "functions")),
     (Dialect.MINIMAX, ("<minimax:tool_call>",)),
     (Dialect.KIMI, ("<|tool_calls_section_begin|>",)),
+    (Dialect.DEEPSEEK_V32, ("｜DSML｜",)),
     (Dialect.DEEPSEEK_V3, ("<｜tool▁calls▁begin｜>", "```json")),
     (Dialect.DEEPSEEK_V31, ("<｜tool▁calls▁begin｜>",)),
     (Dialect.GLM, ("<arg_key>",)),

@@ -4,7 +4,7 @@
 forms.py        the form of each family
 parser.py       what all parsers have in common: ``feed``, ``flush``, ``CallPart``
 json_form.py    arguments in JSON: Hermes, Llama 3, Mistral, DeepSeek, Kimi, gpt-oss
-tagged_form.py  every argument between tags: Qwen3-Coder, GLM, MiniMax
+tagged_form.py  every argument between tags: Qwen3-Coder, GLM, MiniMax, DeepSeek V3.2
 schemas.py      the tools of a request, and what values without quotes mean
 ==============  =====================================================================
 
@@ -46,6 +46,7 @@ FORMS: Mapping[Dialect, ToolForm] = {
     Dialect.MISTRAL: forms.MISTRAL_LIST,
     Dialect.DEEPSEEK_V3: forms.DEEPSEEK_V3,
     Dialect.DEEPSEEK_V31: forms.DEEPSEEK_V31,
+    Dialect.DEEPSEEK_V32: forms.DEEPSEEK_V32,
     Dialect.GLM: forms.GLM,
     Dialect.KIMI: forms.KIMI,
     Dialect.MINIMAX: forms.MINIMAX,
@@ -58,6 +59,8 @@ def tool_form(template: str) -> ToolForm | None:
     dialect = tool_dialect(template)
     if dialect is Dialect.MISTRAL:
         return _mistral(template)
+    if dialect is Dialect.GLM and "</arg_key><arg_value>" in template:  # since GLM 4.7
+        return forms.GLM_TIGHT
     return None if dialect is None else FORMS.get(dialect)
 
 

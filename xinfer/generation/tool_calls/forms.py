@@ -124,6 +124,7 @@ GLM = TaggedForm(
     behind="</tool_call>",
     marks=("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
 )
+GLM_TIGHT = msgspec.structs.replace(GLM, named="", argument="<arg_key>{key}</arg_key><arg_value>", between="")
 MINIMAX = TaggedForm(
     opening="<minimax:tool_call>",
     lead='\n<invoke name="',
@@ -139,4 +140,20 @@ MINIMAX = TaggedForm(
     behind="</invoke>",
     shares_opening=True,
     marks=("<minimax:tool_call>", "</minimax:tool_call>"),
+)
+DEEPSEEK_V32 = TaggedForm(
+    opening="<｜DSML｜function_calls>",
+    lead='\n<｜DSML｜invoke name="',
+    named='">\n',
+    head=re.compile(r'\s*<｜DSML｜invoke name="(?P<name>[^">]+)"\s*>'),
+    key="<｜DSML｜parameter name=",
+    key_pattern=re.compile(r'<｜DSML｜parameter name="(?P<key>[^">]+)"(?: string="(?P<text>true|false)")?\s*>'),
+    argument='<｜DSML｜parameter name="{key}" string="{text}">',
+    value_end="</｜DSML｜parameter>",
+    between="\n",
+    end="</｜DSML｜invoke>",
+    close="</｜DSML｜function_calls>",
+    behind="</｜DSML｜invoke>",
+    shares_opening=True,
+    marks=("｜DSML｜",),
 )

@@ -1,7 +1,7 @@
-"""Calls whose arguments are written one by one between tags: Qwen3-Coder, GLM 4.5, MiniMax.
+"""Calls whose arguments are written one by one between tags: Qwen3-Coder, GLM 4.5, MiniMax, DeepSeek V3.2.
 
-Values are written without quotes, so what they mean is told by the schema of the tool. They become JSON here: text is
-passed on as it is being written, everything else once it is complete.
+Values are written without quotes, so what they mean is told by the schema of the tool, and by the tag if that says it.
+They become JSON here: text is passed on as it is being written, everything else once it is complete.
 """
 
 import enum
@@ -35,9 +35,10 @@ class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """What an argument begins with."""
     key_pattern: re.Pattern[str]
-    """That and all up to its value, with the group ``key``."""
+    """That and all up to its value, with the group ``key``, and perhaps ``text``: "true" before a text."""
     argument: str
-    """An argument as the model was trained to write it, with ``{key}`` in it and the value behind it."""
+    """An argument as the model was trained to write it, with ``{key}`` in it and the value behind it; ``{text}`` is
+    whether that is a text."""
     value_end: str
     between: str = ""
     """Behind an argument."""
@@ -90,9 +91,11 @@ class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
     def _argument(self, rules: LarkRules, tool: Tool, name: str) -> str:
         schema = tool.parameter(name)
         line = "\n" if self.own_line else ""
-        start = literal(self.argument.replace("{key}", name) + line)
+        may_be_text = "string" in kinds_of(schema) or not kinds_of(schema)
+        written = self.argument.replace("{key}", name).replace("{text}", json.dumps(may_be_text))
+        start = literal(written + line)
         end = line + self.value_end
-        if "string" in kinds_of(schema) or not kinds_of(schema):
+        if may_be_text:
             if is_text(schema) and (choices := choices_of(schema)):
                 options = " | ".join(literal(f"{choice}{end}") for choice in choices)
                 return f"{start} ({options}) {literal(self.between)}"
@@ -137,6 +140,8 @@ class TaggedCallParser(ToolCallParser):
         self._called_here = False
         """This opening has a call."""
         self._value_begun = False
+        self._said_text: bool | None = None
+        """Whether the tag says that this argument is a text; ``None``: it does not say."""
 
     def _stage(self) -> object:
         return self._at
@@ -199,6 +204,8 @@ class TaggedCallParser(ToolCallParser):
         if key is None:
             return
         self._key = key["key"].strip()
+        said = key.groupdict().get("text")
+        self._said_text = None if said is None else said == "true"
         self._held = self._held[key.end() :]
         self._value_begun = False
         self._at = _Stage.VALUE
@@ -247,7 +254,9 @@ class TaggedCallParser(ToolCallParser):
             self._leave(self._held)
 
     def _is_text(self) -> bool:
-        return is_text(self._tool.parameter(self._key))
+        schema = self._tool.parameter(self._key)
+        may_be_text = "string" in kinds_of(schema) or not kinds_of(schema)
+        return is_text(schema) or (self._said_text is True and may_be_text)
 
 
 def _escaped(text: str) -> str:
