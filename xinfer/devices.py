@@ -60,11 +60,35 @@ class DeviceSlice(msgspec.Struct, frozen=True, kw_only=True):
     """Nobody else on the device while this slice lasts."""
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
+class Placement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where the supervisor proposes that a replica runs."""
 
     worker_id: str
     slices: tuple[DeviceSlice, ...]
+    followers: tuple["Placement", ...] = ()
+    """Of a replica that runs on several workers: its places on the others."""
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a gang a process is: of the processes on several workers that are one replica together."""
+
+    gang: str
+    """The replica_id that all of them are."""
+    rank: int
+    """From 0, who leads: clients' requests reach that one only."""
+    size: int
+    rendezvous: str = ""
+    """host:port where they find each other, which the leader's worker picks as that starts; empty: it has not yet."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that answers."""
+        return self.rank == 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether it cannot start yet: nobody knows where its leader is."""
+        return not self.leads and not self.rendezvous
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +127,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """One for each device of the lease, in the order in which the process counts them."""
     model_uid: str = ""
     """The name that clients use, for engines that check or echo it."""
+    seat: Seat | None = None
+    """None: the replica is one process."""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):

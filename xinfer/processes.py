@@ -7,6 +7,8 @@ or gateways writes such a name to disk and finds the living process again after 
 import asyncio
 import contextlib
 import os
+import random
+import re
 import secrets
 import signal
 import socket
@@ -149,6 +151,9 @@ def kill_all(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return spared
 
 
+_LOGGED_ERROR = re.compile(r"\bERROR\b.*?\s((?:\w+\.)*\w*(?:Error|Exception): \S.*)")
+
+
 def log_tail(path: Path, lines: int = 20, limit: int = 64 * 1024) -> str:
     """The last lines of a log, for error messages; empty if there is none."""
     try:
@@ -157,6 +162,15 @@ def log_tail(path: Path, lines: int = 20, limit: int = 64 * 1024) -> str:
             return "\n".join(log.read().decode(errors="replace").rstrip().splitlines()[-lines:])
     except OSError:
         return ""
+
+
+def first_error(path: Path, limit: int = 256 * 1024) -> str:
+    """The first exception that a log has at the level ERROR, in its last ``limit`` bytes; empty if there is none.
+
+    Where several processes fail one after the other, the first one says why.
+    """
+    found = _LOGGED_ERROR.search(log_tail(path, limit, limit))
+    return found[1] if found else ""
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
@@ -202,11 +216,32 @@ def claimed(path: Path) -> Iterator[bool]:
         yield True
 
 
-def free_port(host: str) -> int:
-    """A port that was free a moment ago."""
+LASTING_PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections (from 32768 on Linux): nobody gets one of them by chance."""
+LASTING_PORTS_TRIED = 32
+
+
+def free_port(host: str, port: int = 0) -> int:
+    """A port that was free a moment ago: any, or this one.
+
+    Raises:
+        OSError: it is not free.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        probe.bind((host, port))
         return int(probe.getsockname()[1])
+
+
+def lasting_port(host: str) -> int:
+    """A port that is free, and likely still is minutes later, when the process that it is for has started.
+
+    Raises:
+        OSError: nothing can be bound on this host.
+    """
+    for port in random.sample(LASTING_PORTS, LASTING_PORTS_TRIED):
+        with contextlib.suppress(OSError):
+            return free_port(host, port)
+    return free_port(host)
 
 
 def host_id() -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from xinfer.devices import Budget, Device, DeviceSlice, DeviceUse
+from xinfer.devices import Budget, Device, DeviceSlice, DeviceUse, Seat
 from xinfer.routes import Endpoint
 from xinfer.spec import Adapter, Deployment, EnvironmentRequest, ReplicaState
 
@@ -34,6 +34,8 @@ class EngineOffer(msgspec.Struct, frozen=True):
     """The worker can build such an environment; a launch that names the engine makes it do so."""
     cpu_only: str = ""
     """Why it computes on the CPU there even if the machine has an accelerator; empty: it does not."""
+    packages: tuple[str, ...] = ()
+    """As in ``Available``, of the Python that it would run in."""
 
     def serves(self, request: EnvironmentRequest) -> bool:
         """Whether a replica with such an environment can run there, perhaps after building it."""
@@ -53,6 +55,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     deployment: Deployment
     slices: tuple[DeviceSlice, ...] = ()
+    seat: Seat | None = None
 
 
 class Assignments(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +72,13 @@ class StandingOrder(msgspec.Struct, frozen=True, kw_only=True):
     adapters: tuple[Adapter, ...] = ()
     sleep_level: int = 0
     """0: awake."""
+    paused: bool = False
+    """The download of its weights rests, where it still waits for that."""
 
     @classmethod
     def of(cls, deployment: Deployment) -> "StandingOrder":
         """What a Deployment says about that."""
-        return cls(adapters=deployment.adapters, sleep_level=deployment.sleep_level)
+        return cls(adapters=deployment.adapters, sleep_level=deployment.sleep_level, paused=deployment.paused)
 
 
 class AdapterFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +135,13 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     standing: Standing = Standing()
     files: tuple[FileProgress, ...] = ()
     """What it waits for, while its weights are downloaded."""
+    instance: str = ""
+    """Names its process."""
+    seat: Seat | None = None
+    worker: str = ""
+    """The name of its worker, of the members of a gang."""
+    members: tuple["ReplicaStatus", ...] = ()
+    """Of a gang as a whole: its members, the leader first."""
 
 
 class WorkerHello(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +202,7 @@ class LaunchOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The Python that runs it; empty: the worker's."""
     weights: str = ""
     """Where the weights are on this machine; empty: where the spec says."""
+    seat: Seat | None = None
 
 
 LAUNCH_FILE = "launch.json"
@@ -269,6 +282,8 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     gpuuuid: tuple[str, ...] = ()
     nouse_gpuuuid: tuple[str, ...] = ()
     worker_ip: str | None = None
+    n_worker: int = 1
+    """On how many workers each replica runs, with as many devices on each."""
     memory_mib: int | None = None
     """The same as ``gpumem``."""
     envs: dict[str, str] = {}
@@ -365,22 +380,6 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Also of workers that are not there."""
     rejects: dict[str, int] = {}
     """How many requests for a place were refused since the supervisor started, by reason."""
-
-
-class GatewayRecord(msgspec.Struct, frozen=True):
-    """What a supervisor writes about the process of a gateway, so that the next one finds it again."""
-
-    pid: int
-    started: float
-    host: str
-    port: int
-    made_as: str = ""
-    """Names the version, options and settings that it runs with; one that would run with others is replaced."""
-
-
-def gateway_record(home: Path, slot: int) -> Path:
-    """The file of a gateway's record."""
-    return home / "gateways" / f"{slot}.json"
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):

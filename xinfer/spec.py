@@ -16,7 +16,7 @@ class Format(StrEnum):
     MLX = "mlx"
     """Safetensors in the layout of MLX, mostly quantised in its own way."""
     PICKLE = "pickle"
-    """PyTorch's older files (.bin, .pth, .pt). They can hold code, so that no engine loads them as they are."""
+    """PyTorch's older files (pytorch_model.bin). They could hold code: those that do are refused."""
     NONE = "none"
     """Nothing to load: the echo engine, a remote endpoint."""
 
@@ -44,6 +44,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     qk_rope_head_dim: int = 0
     """Multi-head latent attention: width of the rotated part of a key, which is kept beside the latent."""
     vocabulary: int = 0
+    embedding_tables: int = 2
+    """How often the vocabulary is in the weights: once where input and output share it."""
     parameters: int = 0
     dtype: str = ""
     """What the model computes in, by its config.json: "bfloat16", "float16" or "float32"."""
@@ -114,12 +116,14 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica needs: devices of one worker, and on each of them memory and cores.
+    """What one replica needs: devices of one worker (or of several), and on each of them memory and cores.
 
     Neither ``memory_mib`` nor ``memory_percent``: the memory is estimated.
     """
 
     devices: int = 1
+    workers: int = 1
+    """It takes so many devices on each of so many workers."""
     memory_mib: int | None = None
     memory_percent: int | None = None
     """Of the memory of the physical device."""
@@ -214,7 +218,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     path: str
-    """A folder, on the workers too."""
+    """A folder or a GGUF file, on the workers too."""
     rank: int = 0
     """The highest of its modules; 0: it could not be looked into."""
     base: str = ""
@@ -236,6 +240,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """On every replica; they come and go while it runs."""
     sleep_level: int = 0
     """How deep its replicas sleep, in the engine's own levels; 0: they are awake."""
+    paused: bool = False
+    """The downloads that its replicas wait for rest."""
     fallback: str = ""
     """The model_uid that gateways ask where nothing serves this one, or its queues are full; empty: none."""
     environment: EnvironmentRequest = EnvironmentRequest()

@@ -2,7 +2,7 @@
 
 Simulated workers run what they are told, their processes and replicas die, messages and probes are answered late or
 never, and the supervisor is killed and restarted from its store. Every replica needs a third of a worker, so that what
-fits can be counted.
+fits can be counted; a gang needs that of each of its two workers.
 """
 
 import collections
@@ -41,6 +41,7 @@ NEED_MIB = 100
 SLOTS = 3
 WORKERS = ("w1", "w2", "w3")
 MODELS = ("a", "b")
+GANG = "gang"
 PATIENCE = Patience(worker_timeout_s=10.0, settle_s=5.0)
 
 
@@ -89,27 +90,41 @@ class Worker:
         wanted = {item.replica_id: item for item in self.held.items}
         for replica_id, status in list(self.replicas.items()):
             item = wanted.get(replica_id)
-            if (item is None or item.generation != status.generation) and status.state is not ReplicaState.FAILED:
+            if status.state is ReplicaState.PENDING:
+                del self.replicas[replica_id]
+            elif (item is None or item.generation != status.generation) and status.state is not ReplicaState.FAILED:
                 self.become(replica_id, ReplicaState.DRAINING)
             elif item is None or item.generation != status.generation:
                 del self.replicas[replica_id]
         for replica_id, item in wanted.items():
             if replica_id not in self.replicas:
-                self.replicas[replica_id] = ReplicaStatus(
-                    replica_id=replica_id,
-                    model_uid=item.deployment.model_uid,
-                    generation=item.generation,
-                    revision=item.deployment.revision,
-                    state=ReplicaState.STARTING,
-                    control_address="h:1",
-                    slices=item.slices,
-                )
+                self.start_replica(item)
+
+    def start_replica(self, item):
+        """A follower has to wait for its leader, who says where that is."""
+        seat = item.seat
+        if seat is not None and seat.leads:
+            seat = msgspec.structs.replace(seat, rendezvous="h:9")
+        waits = seat is not None and seat.waits
+        self.replicas[item.replica_id] = ReplicaStatus(
+            replica_id=item.replica_id,
+            model_uid=item.deployment.model_uid,
+            generation=item.generation,
+            revision=item.deployment.revision,
+            state=ReplicaState.PENDING if waits else ReplicaState.STARTING,
+            control_address="h:1",
+            slices=item.slices,
+            instance="" if waits else f"{item.replica_id}@{item.generation}#{self.life}",
+            seat=seat,
+        )
 
     def become(self, replica_id, state):
         status = self.replicas[replica_id]
-        instance = f"{replica_id}@{status.generation}#{self.life}"
-        endpoint = Endpoint(replica_id, instance, "tcp://h:2") if state is ReplicaState.READY else status.endpoint
-        self.replicas[replica_id] = msgspec.structs.replace(status, state=state, endpoint=endpoint)
+        endpoint = status.endpoint
+        if state is ReplicaState.READY and (status.seat is None or status.seat.leads):
+            endpoint = Endpoint(replica_id, status.instance, "tcp://h:2")
+        instance = "" if state is ReplicaState.FAILED else status.instance
+        self.replicas[replica_id] = msgspec.structs.replace(status, state=state, endpoint=endpoint, instance=instance)
 
     def advance(self, *, failing=False):
         """Every replica takes its next step."""
@@ -121,16 +136,22 @@ class Worker:
         if self.up:
             self.work()
 
-    def lose_replica(self):
-        """The process of its first replica dies; only a living worker starts it again."""
+    def lose_replica(self, *, last):
+        """The process of one of its replicas dies; only a living worker starts it again, if it is none of a gang."""
         if self.replicas:
-            replica_id = min(self.replicas)
-            if self.up and self.replicas[replica_id].state is ReplicaState.READY:
+            replica_id = max(self.replicas) if last else min(self.replicas)
+            if self.up and self.replicas[replica_id].seat is not None:
+                self.become(replica_id, ReplicaState.FAILED)
+            elif self.up and self.replicas[replica_id].state is ReplicaState.READY:
                 status = msgspec.structs.replace(self.replicas[replica_id], endpoint=None)
                 self.replicas[replica_id] = status
                 self.become(replica_id, ReplicaState.STARTING)
             elif not self.up:
                 del self.replicas[replica_id]
+
+
+def members_of(model):
+    return [(replica, member) for replica in model.replicas.values() for member in replica.members]
 
 
 class ClusterLife(RuleBasedStateMachine):
@@ -177,16 +198,18 @@ class ClusterLife(RuleBasedStateMachine):
             self.check_adoption(self.ready_reported())
 
     def ready_reported(self):
-        """(model_uid, replica_id) of what is known to be READY in the current revision, on a device that is well."""
-        return {
-            (status.model_uid, status.replica_id)
+        """(model_uid, replica_id) of what is known to be READY in the current revision, on devices that are well."""
+        ready = collections.Counter(
+            (status.model_uid, status.seat.gang if status.seat else status.replica_id, status.generation)
             for worker in self.cluster.workers.values()
             for status in worker.report.replicas
             if status.state is ReplicaState.READY
             and status.model_uid in self.cluster.models
             and status.revision == self.cluster.models[status.model_uid].deployment.revision
             and worker.hello.devices[0].healthy  # else it may be taken out of service, if others serve
-        }
+        )
+        sizes = {GANG: 2}
+        return {(uid, replica_id) for (uid, replica_id, _), count in ready.items() if count == sizes.get(uid, 1)}
 
     def check_adoption(self, reported):
         for uid, model in self.cluster.models.items():
@@ -207,13 +230,15 @@ class ClusterLife(RuleBasedStateMachine):
 
     # What workers do.
 
-    @initialize(up=st.integers(1, 3), replicas=st.integers(1, 4))
-    def something_serves(self, up, replicas):
+    @initialize(up=st.integers(1, 3), replicas=st.integers(1, 4), gangs=st.integers(0, 2))
+    def something_serves(self, up, replicas, gangs):
         for name in WORKERS[:up]:
             self.worker_starts(name)
+        if gangs:
+            self.launch_gang(gangs)
         self.launch("a", replicas)
-        self.everybody_works()
-        self.everybody_works()
+        for _ in range(4):  # a follower hears of its leader in the second round, and the supervisor of it in the last
+            self.everybody_works()
 
     @rule()
     def everybody_works(self):
@@ -251,7 +276,13 @@ class ClusterLife(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(WORKERS))
     def replica_dies(self, name):
-        self.workers[name].lose_replica()
+        self.workers[name].lose_replica(last=False)
+
+    @precondition(lambda self: GANG in self.stored)
+    @rule(name=st.sampled_from(WORKERS))
+    def gang_is_broken(self, name):
+        """Its name is the last one."""
+        self.workers[name].lose_replica(last=True)
 
     # What the network does.
 
@@ -270,13 +301,17 @@ class ClusterLife(RuleBasedStateMachine):
         alive, dead = {}, set()
         for status in probe.statuses:
             now = replicas.get(status.replica_id)
-            if now and now.endpoint and status.endpoint and now.endpoint.instance == status.endpoint.instance:
+            if now and now.instance == status.instance and now.state is not ReplicaState.STARTING:
                 alive[status.replica_id] = ReplicaView(instance="", version=1, state=now.state, endpoint=now.endpoint)
             else:
                 dead.add((status.replica_id, status.generation))
         self.handle(ReplicasProbed(probe.worker_id, alive, frozenset(dead), self.now))
 
     # What people do.
+
+    @rule(replicas=st.integers(1, 2))
+    def launch_gang(self, replicas):
+        self.launch(GANG, replicas)
 
     @rule(uid=st.sampled_from(MODELS), replicas=st.integers(1, 4))
     def launch(self, uid, replicas):
@@ -285,17 +320,17 @@ class ClusterLife(RuleBasedStateMachine):
             spec=ModelSpec(name="echo", kind=Kind.LLM, source="", format=Format.NONE),
             engine="echo",
             replicas=replicas,
-            request=ResourceRequest(memory_mib=NEED_MIB),
+            request=ResourceRequest(memory_mib=NEED_MIB, workers=2 if uid == GANG else 1),
             revision=self.revision + 1,
             created_at=self.now,
         )
         self.change(lambda: admission.launched(self.cluster, wanted))
 
-    @rule(uid=st.sampled_from(MODELS), replicas=st.integers(1, 4))
+    @rule(uid=st.sampled_from((*MODELS, GANG)), replicas=st.integers(1, 4))
     def scale(self, uid, replicas):
         self.change(lambda: admission.rescaled(self.cluster, uid, replicas))
 
-    @rule(uid=st.sampled_from(MODELS), slot=st.integers(0, 3))
+    @rule(uid=st.sampled_from((*MODELS, GANG)), slot=st.integers(0, 3))
     def remove_replica(self, uid, slot):
         replica_id = f"{uid}-{slot}"
         self.change(lambda: admission.without_replica(self.cluster, uid, replica_id), drop=replica_id)
@@ -311,7 +346,7 @@ class ClusterLife(RuleBasedStateMachine):
         self.stored[wanted.model_uid] = wanted
         self.handle(DeploymentSet(wanted, self.now, drop))
 
-    @rule(uid=st.sampled_from(MODELS))
+    @rule(uid=st.sampled_from((*MODELS, GANG)))
     def terminate(self, uid):
         if self.stored.pop(uid, None):
             self.handle(DeploymentRemoved(uid, self.now))
@@ -372,19 +407,29 @@ class ClusterLife(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_newly_placed_where_it_may_not_be(self):
-        for replica in (replica for model in self.cluster.models.values() for replica in model.replicas.values()):
-            worker = self.cluster.workers.get(replica.worker_id)
-            if replica.status is None and worker is not None and worker.alive and not self.cluster.settling:
-                closed = replica.worker_id in self.cordons or not worker.hello.devices[0].healthy
-                assert not closed or replica.key in self.placed, replica
-        self.placed = {replica.key for model in self.cluster.models.values() for replica in model.replicas.values()}
+        """But where it is, a gang is started again."""
+        members = [member for model in self.cluster.models.values() for _, member in members_of(model)]
+        for member in members:
+            worker = self.cluster.workers.get(member.worker_id)
+            if member.status is None and worker is not None and worker.alive and not self.cluster.settling:
+                closed = member.worker_id in self.cordons or not worker.hello.devices[0].healthy
+                known = {status.replica_id for status in worker.report.replicas}
+                assert not closed or member.key in self.placed or member.replica_id in known, member
+        self.placed = {member.key for member in members}
 
     @invariant()
     def devices_are_not_overcommitted(self):
         placed = collections.Counter(
-            replica.worker_id for model in self.cluster.models.values() for replica in model.replicas.values()
+            member.worker_id for model in self.cluster.models.values() for _, member in members_of(model)
         )
         assert all(count <= SLOTS for count in placed.values()), placed
+
+    @invariant()
+    def a_gang_is_whole(self):
+        for model in self.cluster.models.values():
+            for replica in model.replicas.values():
+                assert len(set(replica.worker_ids)) == model.deployment.request.workers
+                assert len({member.generation for member in replica.members}) == 1
 
     @invariant()
     def routes_lead_to_ready_replicas_of_the_current_revision(self):
@@ -393,8 +438,9 @@ class ClusterLife(RuleBasedStateMachine):
         for uid, route in table.models.items():
             model = self.cluster.models[uid]
             for endpoint in route.endpoints:
-                status = model.replicas[endpoint.replica_id].status
-                assert status.state is ReplicaState.READY
+                replica = model.replicas[endpoint.replica_id]
+                status = replica.leader.status
+                assert all(member.state is ReplicaState.READY for member in replica.members)
                 assert status.revision == model.deployment.revision
                 assert status.endpoint == endpoint
 
@@ -409,8 +455,8 @@ class ClusterLife(RuleBasedStateMachine):
             self.time_passes(ticks=4, reporting=True)  # settled, so that operators are heard
             self.device_changes(name, healthy=True)
             self.uncordon(name)
-        for _ in range(15):
-            self.now += 1.0
+        for _ in range(30):
+            self.now += 2.0
             for worker in self.workers.values():
                 if not worker.up:
                     worker.start()
@@ -421,8 +467,10 @@ class ClusterLife(RuleBasedStateMachine):
             while self.probes:
                 self.probe_is_answered()
             self.handle(Tick(self.now))
-        desired = sum(deployment.replicas for deployment in self.stored.values())
-        if desired <= SLOTS * len(WORKERS):
+        desired = sum(deployment.replicas * deployment.request.workers for deployment in self.stored.values())
+        # With so many free, there is always one on another worker, too.
+        spare = SLOTS - 1 if GANG in self.stored else 0
+        if desired <= SLOTS * len(WORKERS) - spare:
             for uid, deployment in self.stored.items():
                 model = self.cluster.models[uid]
                 assert model.deployment == deployment

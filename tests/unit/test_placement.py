@@ -133,7 +133,10 @@ def cluster(*devices, workers=("a",)):
 
 def launch(found, wanted):
     found.handle(DeploymentSet(admission.launched(found, wanted), 0.0))
-    return [(r.worker_id, [p.device_id for p in r.slices]) for r in found.models[wanted.model_uid].replicas.values()]
+    return [
+        (r.leader.worker_id, [p.device_id for p in r.leader.slices])
+        for r in found.models[wanted.model_uid].replicas.values()
+    ]
 
 
 def test_replicas_that_keep_apart_share_no_card():

@@ -45,7 +45,7 @@ def plan_table(plan: LaunchPlan) -> Table:
         table.add_column(column, justify="right")
     table.add_column("verdict")
     taken: dict[tuple[str, str], int] = {}
-    for place in plan.placements:
+    for place in (member for replica in plan.placements for member in replica.members):
         for piece in place.slices:
             taken[place.worker_id, piece.device_id] = taken.get((place.worker_id, piece.device_id), 0) + 1
     for device in sorted(plan.explanation.devices, key=lambda one: (one.worker_id, one.device_id) not in taken):

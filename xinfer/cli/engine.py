@@ -1,8 +1,10 @@
 """``xinfer engine``: the Python environments of engines on this machine, which need no server, and ``query``."""
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,9 @@ from xinfer.settings import Settings
 
 NameOfEngine = Annotated[str, typer.Argument(metavar="ENGINE", help="The engine, as xinfer engine list names it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+LINE_EVERY_S = 15.0
+"""How often a build says how far it is, where there is no bar."""
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -85,7 +90,7 @@ def install(
     started = time.monotonic()
     folders = [folder.absolute() for folder in find_links or ()]
     try:
-        with _BuildBar(engine) as show_progress:
+        with _BuildBar(engine) if err.is_terminal else _build_lines(engine) as show_progress:
             record = asyncio.run(here.build(plan, sources(folders, index=index), show_progress))
     except KeyboardInterrupt:
         err.print("\nInterrupted. Nothing half-built is used; the same command goes on with what was downloaded.")
@@ -201,6 +206,33 @@ class _BuildBar(Progress):
 
     def _show(self, stage: str, fraction: float) -> None:
         self.update(self._task, completed=fraction, detail=stage)
+
+
+@contextlib.contextmanager
+def _build_lines(engine: str) -> Iterator[Callable[[str, float], None]]:
+    """The same where nobody would see a bar move, as in the log of a CI job: a line at once, and now and then."""
+    now = ("starting", 0.0)
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def show(stage: str, fraction: float) -> None:
+        nonlocal now
+        now = (stage, fraction)
+
+    def tell() -> None:
+        pause = 0.0
+        while not ended.wait(pause):
+            stage, fraction = now
+            err.print(f"{engine} {fraction:4.0%} {time.monotonic() - started:4.0f} s  {stage}", markup=False)
+            pause = LINE_EVERY_S
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield show
+    finally:
+        ended.set()
+        teller.join()
 
 
 def add_to(app: typer.Typer) -> None:

@@ -20,7 +20,6 @@ import msgspec
 from xinfer import __version__, plugins
 from xinfer.errors import Conflict, InvalidRequest, XinferError
 from xinfer.processes import ProcessId, log_tail, read_record, spawn, write_record
-from xinfer.protocol import GatewayRecord, gateway_record
 from xinfer.settings import Settings, child_environment
 from xinfer.telemetry.metrics import SHARED_DIRECTORY_VARIABLE
 
@@ -31,6 +30,22 @@ MAX_EARLY_DEATHS = 3
 READY_S = 30.0
 END_GRACE_S = 5.0
 """Beyond the time to drain, for closing."""
+
+
+class GatewayRecord(msgspec.Struct, frozen=True):
+    """What a supervisor writes about the process of a gateway, so that the next one finds it again."""
+
+    pid: int
+    started: float
+    host: str
+    port: int
+    made_as: str = ""
+    """Names the version, options and settings that it runs with; one that would run with others is replaced."""
+
+
+def gateway_record(home: Path, slot: int) -> Path:
+    """The file of a gateway's record."""
+    return home / "gateways" / f"{slot}.json"
 
 
 class GatewayFleet:

@@ -25,7 +25,7 @@ WHICH = "Which model"
 WHERE = "Where it runs"
 
 ModelArgument = Annotated[
-    str | None, typer.Argument(help="Name of the model, or a folder with one (./my-model, /data/my-model).")
+    str | None, typer.Argument(help="Name or id (OWNER/NAME) of the model, or its folder (./my-model).")
 ]
 ModelName = Annotated[
     str | None, typer.Option("-n", "--model-name", help="The same, as an option.", rich_help_panel=WHICH)
@@ -66,6 +66,15 @@ ModelPath = Annotated[
     typer.Option("--model-path", help="Folder or file with the weights, on the workers.", rich_help_panel=WHICH),
 ]
 Replicas = Annotated[int, typer.Option("-r", "--replica", min=1, help="How many copies to run.", rich_help_panel=WHERE)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--n-worker",
+        min=1,
+        help="On how many workers each replica runs, with as many devices on each.",
+        rich_help_panel=WHERE,
+    ),
+]
 WorkerIp = Annotated[str | None, typer.Option("--worker-ip", help="Only on this worker.", rich_help_panel=WHERE)]
 Fallback = Annotated[
     str | None,
@@ -117,6 +126,7 @@ def launch(
     quantization: Quantization = None,
     model_path: ModelPath = None,
     replica: Replicas = 1,
+    n_worker: Workers = None,
     worker_ip: WorkerIp = None,
     env: Env = None,
     override: Override = None,
@@ -160,6 +170,7 @@ def launch(
         model_format=model_format,
         quantization=quantization,
         replica=replica,
+        n_worker=n_worker,
         worker_ip=worker_ip,
         envs=_pairs(env, "--env"),
         overrides=_pairs(override, "--override"),

@@ -28,7 +28,9 @@ def follow_launch(client: Client, uid: str) -> LaunchProgress:
         except KeyboardInterrupt:
             if _asked_to_cancel(uid):
                 client.cancel(uid)
-                raise LeftRunning(f"The launch of {uid} is cancelled.") from None
+                raise LeftRunning(
+                    f"The launch of {uid} is cancelled. What was downloaded is kept for the next one."
+                ) from None
 
 
 def _show(client: Client, uid: str) -> LaunchProgress:
@@ -49,7 +51,7 @@ def _asked_to_cancel(uid: str) -> bool:
 
 
 class LaunchDisplay:
-    """A bar for the whole launch and, where there are several replicas, a line for each."""
+    """A bar for the whole launch, and a line for each of several replicas, or for each worker of one replica."""
 
     def __init__(self, uid: str) -> None:
         self._bars = Progress(
@@ -73,9 +75,8 @@ class LaunchDisplay:
     def update(self, now: LaunchProgress) -> None:
         """Show this progress."""
         self._bars.update(self._whole, completed=now.progress, detail=now.stage)
-        if len(now.replicas) < 2:
-            return
-        for replica in now.replicas:
+        parts = now.replicas if len(now.replicas) > 1 else tuple(one for lone in now.replicas for one in lone.members)
+        for replica in parts:
             if replica.replica_id not in self._replicas:
                 self._replicas[replica.replica_id] = self._bars.add_task(
                     f"  {replica.replica_id}", total=1.0, detail=""

@@ -7,7 +7,7 @@ from rich.table import Table
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
 from xinfer.cli.screen import out
 from xinfer.client import ClusterStatus, ModelStatus, WorkerStatus
-from xinfer.client.answers import Device
+from xinfer.client.answers import Device, ReplicaProgress
 
 STATE_STYLES = {"READY": "green", "FAILED": "red", "STOPPED": "dim"}
 
@@ -93,18 +93,19 @@ def models_table(models: tuple[ModelStatus, ...]) -> Table:
         if not model.replicas:
             table.add_row(*head, "", "", "PENDING", f"0 of {model.replica} replicas placed")
         for replica in model.replicas:
-            style = STATE_STYLES.get(replica.state, "yellow")
-            reason = replica.reason.strip().partition("\n")[0]
-            detail = reason or replica.warning or (replica.stage if replica.stage != "ready" else "")
-            table.add_row(
-                *head,
-                escape(replica.replica_id),
-                escape(replica.worker),
-                f"[{style}]{replica.state}[/]",
-                escape(detail),
-            )
+            workers = f"{len(replica.members)} workers" if replica.members else escape(replica.worker)
+            table.add_row(*head, escape(replica.replica_id), workers, *_state(replica))
             head = ("", "", "")
+            for member in replica.members:
+                table.add_row(*head, f"  rank {member.rank}", escape(member.worker), *_state(member))
     return table
+
+
+def _state(replica: ReplicaProgress) -> tuple[str, str]:
+    style = STATE_STYLES.get(replica.state, "yellow")
+    reason = replica.reason.strip().partition("\n")[0]
+    detail = reason or replica.warning or (replica.stage if replica.stage != "ready" else "")
+    return f"[{style}]{replica.state}[/]", escape(detail)
 
 
 def add_to(app: typer.Typer) -> None:

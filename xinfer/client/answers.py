@@ -61,6 +61,10 @@ class ReplicaProgress(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     restarts: int = 0
     devices: tuple[Slice, ...] = ()
+    rank: int = 0
+    """Of a member; 0 leads."""
+    members: tuple["ReplicaProgress", ...] = ()
+    """Of a replica that runs on several workers: each of its processes."""
 
 
 class LaunchProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,6 +272,13 @@ class PlannedReplica(msgspec.Struct, frozen=True, kw_only=True):
 
     worker_id: str
     slices: tuple[PlannedSlice, ...] = ()
+    followers: tuple["PlannedReplica", ...] = ()
+    """Of one that would run on several workers: its places on the others."""
+
+    @property
+    def members(self) -> tuple["PlannedReplica", ...]:
+        """Every place that it takes."""
+        return (self, *self.followers)
 
 
 class ModelEstimate(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from xinfer.client.connection import Connection, read
 from xinfer.client.registering import Registering
 from xinfer.client.running import Running
 from xinfer.client.upkeep import Upkeep
+from xinfer.client.weights import Weights
 
 Answer: TypeAlias = Generator[Delta, None, None]
 """A streamed answer. Closing it stops the work of the model on it."""
@@ -93,7 +94,7 @@ class Launches:
         self.http.call("POST", f"{_of(model_uid)}/cancel")
 
 
-class Client(Launches, Registering, Running, Upkeep):
+class Client(Launches, Registering, Running, Upkeep, Weights):
     """Launch and manage models on an xinfer server.
 
     Every method raises the exceptions of ``xinfer.errors`` with the server's own message, and ``Unreachable`` when

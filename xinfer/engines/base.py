@@ -30,6 +30,8 @@ class Available(msgspec.Struct, frozen=True):
     version: str = ""
     cpu_only: str = ""
     """Why it computes on the CPU here even if there is an accelerator; empty: it does not."""
+    packages: tuple[str, ...] = ()
+    """Of those that only some of its models need (``NeedsPackages``), the ones that are here."""
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -143,6 +145,14 @@ class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The same on a CPU; 0: no different."""
     grows: bool = False
     """Its cache grows with use: a replica that had little to do shows less than what it may come to need."""
+    quantized_keeps_dtype: bool = False
+    """What is plain in quantized weights stays as the files have it where nothing is said, on a CPU too."""
+    quantize_options: tuple[str, ...] = ()
+    """The type that plain weights are quantized to while they are read ("int8", "nf4"); embeddings stay as they are."""
+    unpacks: tuple[str, ...] = ()
+    """Methods of quantization ("fp8") of which it makes plain weights of the model's own type as it reads them."""
+    cpu_unpacks: tuple[str, ...] = ()
+    """The same on a CPU."""
     cache_overhead: float = 0.0
     """What the cache takes beside its content, relative to that: copies while it grows, and what these leave free."""
     fills_budget: bool = False
@@ -256,12 +266,43 @@ class Sleeps(Protocol):
 
 
 @runtime_checkable
+class SpansWorkers(Protocol):
+    """What an engine does besides, that serves one replica as a gang of processes on several workers.
+
+    ``load`` gets a Grant with a ``seat``: the leader (rank 0) loads the model together with the others and serves,
+    a follower's ``load`` returns when it has joined, and its ``serve`` is never called. Where the members find each
+    other, the seat says. One that loses the others reports a ``failure``: then all of them are started again.
+    """
+
+    @classmethod
+    def accepts_gang(cls, options: Mapping[str, Any], size: int) -> Match:
+        """Whether an engine that is started with these options can run on so many workers."""
+
+    @classmethod
+    def gang_environment(cls, host: str) -> Mapping[str, str]:
+        """Variables that each process of a gang starts with; ``host`` is where the others reach it."""
+
+
+@runtime_checkable
 class RunsRemoteCode(Protocol):
     """What an engine does besides, whose library can run Python code from a model's folder."""
 
     @classmethod
     def needs_remote_code(cls, spec: ModelSpec) -> bool:
         """Whether it knows the model's architecture from such code only. Looks at files, imports no library."""
+
+
+@runtime_checkable
+class NeedsPackages(Protocol):
+    """What an engine does besides, that reads some models with packages which its environment need not have."""
+
+    @classmethod
+    def packages_for(cls, spec: ModelSpec, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Requirements of a model beyond those of the engine itself.
+
+        Raises:
+            InvalidRequest: the options make no sense for this model.
+        """
 
 
 T = TypeVar("T", bound=msgspec.Struct)

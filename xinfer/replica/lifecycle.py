@@ -35,9 +35,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Serving:
-    """Gateways can connect to ``endpoint``."""
+    """Gateways can connect to ``endpoint``; None: it has joined a gang, whose leader answers."""
 
-    endpoint: Endpoint
+    endpoint: Endpoint | None
 
 
 @dataclass(frozen=True)

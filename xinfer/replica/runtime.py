@@ -29,6 +29,7 @@ from xinfer.protocol import (
     ReplicaView,
     StandingOrder,
 )
+from xinfer.replica.following import leader_ended
 from xinfer.replica.lifecycle import (
     Broke,
     Claimed,
@@ -80,6 +81,11 @@ class Replica:
         self._obedience: Obedience | None = None
         self._server: DataServer | None = None
         self._pool_address = ""
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another process of its gang answers the clients."""
+        return self._order.seat is not None and not self._order.seat.leads
 
     def peek(self, instance: str) -> ReplicaView:
         """The view now.
@@ -194,6 +200,7 @@ class Replica:
             threads=self._order.threads,
             budgets=self._order.budgets,
             model_uid=deployment.model_uid,
+            seat=self._order.seat,
         )
         loop = asyncio.get_running_loop()
 
@@ -209,10 +216,15 @@ class Replica:
             elif spec.format is not Format.NONE:
                 self._roots.require(spec.source)
             await engine.load(catalog.located(spec), deployment.options, grant, progress)
-            self._obedience = Obedience(
-                engine, lambda standing: self._handle(Stands(standing)), self._rest, self._resume, self._roots.require
-            )
-            await self._obey()
+            if not self._follows:
+                self._obedience = Obedience(
+                    engine,
+                    lambda standing: self._handle(Stands(standing)),
+                    self._rest,
+                    self._resume,
+                    self._roots.require,
+                )
+                await self._obey()
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))
@@ -225,6 +237,10 @@ class Replica:
 
     async def _serve(self) -> None:
         assert self._engine is not None
+        if self._follows:
+            self._handle(Serving(None))
+            self._start(self._watch_engine(self._engine))
+            return
         self._server = DataServer(self._engine, self._order, cluster_token(self._settings), self._settings.max_queued)
         self._server.resting = self._lifecycle.view.standing.sleep_level > 0
         try:
@@ -257,13 +273,25 @@ class Replica:
             if self._server is not None and self._server.has_served:
                 self._handle(Served())
             await asyncio.sleep(ENGINE_CHECK_S)
+        if self._follows and self._lifecycle.view.state is ReplicaState.DRAINING:
+            return  # the leader is gone, as we expect of it
         raise EngineFailed(reason)
 
     async def _drain(self, timeout_s: float) -> None:
-        assert self._server is not None
+        if self._server is None:
+            await self._outlast_leader(timeout_s)
+            return
         self._server.begin_drain()
         if not await self._server.drained(timeout_s):
             log.warning("%d calls were cut off after %g s of draining", self._server.in_flight, timeout_s)
+        self._handle(Drained())
+
+    async def _outlast_leader(self, timeout_s: float) -> None:
+        """The leader finishes what it has begun, and needs us for that: stay until it is gone."""
+        assert self._order.seat is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await leader_ended(self._order.seat.rendezvous)
         self._handle(Drained())
 
     async def _close(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ import xoscar as xo
 
 import xinfer
 from xinfer import catalog, plugins
-from xinfer.catalog.remote import remote_spec
 from xinfer.catalog.roots import Roots
 from xinfer.errors import LaunchCancelled, LoadFailed
 from xinfer.protocol import (
@@ -32,6 +30,7 @@ from xinfer.supervisor import admission, standing, views
 from xinfer.supervisor.engines import ForEngines
 from xinfer.supervisor.estimates import estimated
 from xinfer.supervisor.events import WorkerJoined, WorkerLeft, WorkerReported
+from xinfer.supervisor.looks import Looks
 from xinfer.supervisor.models import ForModels, room_now
 from xinfer.supervisor.operators import ForOperators
 from xinfer.supervisor.registrations import Registrations
@@ -39,6 +38,7 @@ from xinfer.supervisor.registry import Choice, Registry
 from xinfer.supervisor.running import ForRunningModels
 from xinfer.supervisor.shell import Clock, Shell
 from xinfer.supervisor.store import Store
+from xinfer.supervisor.weights import ForWeights
 
 MAX_POLL_S = 60.0
 """A long-poll is answered after so many seconds at the latest, so that none outlives its caller for long."""
@@ -231,6 +231,7 @@ class SupervisorActor(
     ForRunningModels,
     ForOperators,
     ForEngines,
+    ForWeights,
     xo.StatelessActor,  # type: ignore[misc]  # no types
 ):
     """The supervisor under ``SUPERVISOR_UID``. Stateless in xoscar's sense: its calls run side by side."""
@@ -305,9 +306,9 @@ async def start_supervisor(settings: Settings, address: str, clock: Clock = time
         shell = Shell(settings, store, remembered, clock)
         registrations = Registrations(catalog.builtin(), store, remembered.registrations, clock)
         allowed = settings.trust_remote_code
-        look = functools.partial(remote_spec, settings=settings)
+        looks = Looks(settings, shell)
         registry = Registry(
-            registrations, plugins.engines(), shell.peaks.estimates, roots, remote_code=allowed, look=look
+            registrations, plugins.engines(), shell.peaks.estimates, roots, remote_code=allowed, elsewhere=looks
         )
         actor = await xo.create_actor(
             SupervisorActor, shell, registry, registrations, roots, address=address, uid=SUPERVISOR_UID

@@ -15,7 +15,7 @@ from xinfer.protocol import WorkerHello
 from xinfer.slices.explain import Explanation, explain
 from xinfer.slices.request import SliceRequest
 from xinfer.slices.rooms import Rooms
-from xinfer.spec import Deployment, ResourceRequest
+from xinfer.spec import Deployment, ReplicaState, ResourceRequest
 from xinfer.supervisor import sizing
 from xinfer.supervisor.books import Entries, Tenant, open_rooms
 from xinfer.supervisor.events import Target
@@ -64,10 +64,12 @@ class Ledger:
         placed = set()
         for uid, model in models.items():
             for replica in model.replicas.values():
-                placed.add((replica.worker_id, replica.key))
-                if uid not in without and replica.worker_id in self._entries:
-                    tenant = Tenant(uid, replica.replica_id, replica.slices, replica.state)
-                    self._entries[replica.worker_id].committed.append(tenant)
+                for member in replica.members:
+                    placed.add((member.worker_id, member.key))
+                    if uid not in without and member.worker_id in self._entries:
+                        state = ReplicaState.FAILED if replica.state is ReplicaState.FAILED else member.state
+                        tenant = Tenant(uid, member.replica_id, member.slices, state)
+                        self._entries[member.worker_id].committed.append(tenant)
         for worker_id, entries in self._entries.items():
             for status in self._workers[worker_id].report.replicas:
                 key = (status.replica_id, status.generation)
@@ -88,16 +90,19 @@ class Ledger:
         places: list[Placement] = []
         while rooms and len(places) < count:
             request = self._request(deployment, rooms)
-            place = policy.place(request, rooms)
-            if place is None:
-                explanation = explain(request, rooms, advise=advise)
+            found = place_on(deployment.request.workers, request, rooms, policy)
+            if len(found) < deployment.request.workers:
+                explanation = explain(request, without_those_of(found, rooms), advise=advise)
                 already = f" ({len(places)} of {count} replicas fit)" if places else ""
                 origin = sizing.origin(deployment, kind_of(rooms))
                 why = f" ({origin})" if origin else ""
-                need = f"a replica of {deployment.model_uid!r} needs {in_words(request)}{why}{already}"
-                return Plan(places, f"{need}: {explanation.message}", explanation)
-            self._commit(Tenant(deployment.model_uid, "", place.slices), place.worker_id)
-            places.append(place)
+                need = f"a replica of {deployment.model_uid!r} needs {in_words(request, deployment.request.workers)}"
+                but = _how_many_fit(deployment.request.workers, found, rooms)
+                return Plan(places, f"{need}{why}{already}: {but}{explanation.message}", explanation)
+            for place in found:
+                self._commit(Tenant(deployment.model_uid, "", place.slices), place.worker_id)
+            leader, *followers = found
+            places.append(msgspec.structs.replace(leader, followers=tuple(followers)))
         return Plan(places, reason)
 
     def explain(self, deployment: Deployment, *, advise: bool = True) -> Explanation:
@@ -194,14 +199,43 @@ def slice_request(deployment: Deployment, device_kind: str = "") -> SliceRequest
     )
 
 
-def in_words(request: SliceRequest) -> str:
+def place_on(workers: int, request: SliceRequest, rooms: Sequence[Rooms], policy: PlacementPolicy) -> list[Placement]:
+    """Places for the members of one replica on so many different workers, or on as many as fit."""
+    found: list[Placement] = []
+    while len(found) < workers:
+        place = policy.place(request, without_those_of(found, rooms))
+        if place is None:
+            break
+        found.append(place)
+    return found
+
+
+def without_those_of(places: Collection[Placement], rooms: Sequence[Rooms]) -> Sequence[Rooms]:
+    """The rooms of workers that have none of the places."""
+    taken = {place.worker_id for place in places}
+    return [worker for worker in rooms if worker.worker_id not in taken] if taken else rooms
+
+
+def _how_many_fit(workers: int, found: Collection[Placement], rooms: Sequence[Rooms]) -> str:
+    """Where several workers are needed, how many of them there are and have room."""
+    if workers == 1:
+        return ""
+    if len(rooms) < workers:
+        return f"there {'is' if len(rooms) == 1 else 'are'} only {len(rooms)} that may run it; "
+    names = {worker.worker_id: worker.name for worker in rooms}
+    have = ", ".join(names[place.worker_id] for place in found)
+    return f"{len(found)} of {workers} have room{f' ({have})' if have else ''}; "
+
+
+def in_words(request: SliceRequest, workers: int = 1) -> str:
     """What a replica asks for: "100 MiB and 20 % of the cores on one device"."""
     memory = (
         f"{request.memory_mib} MiB" if request.memory_mib is not None else f"{request.memory_percent} % of the memory"
     )
     cores = " and all cores" if request.exclusive else f" and {request.cores} % of the cores" if request.cores else ""
-    devices = "one device" if request.count == 1 else f"each of {request.count} devices of one worker"
-    return f"{memory}{cores} on {devices}"
+    devices = "one device" if request.count == 1 else f"each of {request.count} devices"
+    on_worker = "one worker" if workers == 1 else f"each of {workers} workers"
+    return f"{memory}{cores} on {devices}{f' of {on_worker}' if request.count > 1 or workers > 1 else ''}"
 
 
 def candidate_workers(hellos: Sequence[WorkerHello], deployment: Deployment) -> tuple[list[WorkerHello], str]:

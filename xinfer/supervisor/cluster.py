@@ -4,7 +4,7 @@
 difference between desired and current state is worked out again (``_reconcile``), so a lost message or command is
 repaired by the next event, whichever it is.
 
-Four rules carry the rest:
+Five rules carry the rest:
 
 * A replica_id has at most one current place, and a new place has a higher generation than any before. A worker that
   runs an older one does not find it in its assignments and stops it.
@@ -12,16 +12,18 @@ Four rules carry the rest:
   what is placed is exactly what is reported; nothing is placed, stopped or published.
 * The replicas of a lost worker keep their places and routes until they themselves are found dead.
 * A replica that has to leave its place (``moves``) serves until another one serves in its stead.
+* Of a replica that runs on several workers (``gangs``) all members have places and run, or none.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from xinfer.protocol import Ack, Assignments, Cordon, ReplicaStatus, WorkerReport
+from xinfer.protocol import Ack, Assignment, Assignments, Cordon, WorkerReport
 from xinfer.routes import RouteTable
 from xinfer.spec import Deployment, ReplicaState
-from xinfer.supervisor import moves
+from xinfer.supervisor import gangs, moves
+from xinfer.supervisor.adoption import adopt
 from xinfer.supervisor.capacity import Ledger, Plan
 from xinfer.supervisor.events import (
     Command,
@@ -43,7 +45,7 @@ from xinfer.supervisor.events import (
     WorkerReported,
 )
 from xinfer.supervisor.placement.base import PlacementPolicy
-from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord, worth
+from xinfer.supervisor.records import Member, ModelRecord, PlacedReplica, WorkerRecord
 from xinfer.supervisor.routing_table import routes
 
 GENERATIONS_PER_EPOCH = 1_000_000
@@ -150,7 +152,7 @@ class Cluster:
         self._awaited.discard(worker_id)
         self._take_in(worker)
         if known is None or not known.alive or known.hello.incarnation != event.hello.incarnation:
-            self._adopt([worker])  # else it only says what became of its devices
+            adopt(self.models, [worker], settling=self.settling)  # else it only says what became of its devices
 
     def _report(self, event: WorkerReported) -> bool:
         """Whether it said anything new."""
@@ -167,12 +169,12 @@ class Cluster:
         if returned or not same:
             self._take_in(worker)
         if returned:
-            self._adopt([worker])
+            adopt(self.models, [worker], settling=self.settling)
         return returned or not same
 
     def _leave(self, event: WorkerLeft) -> None:
         if self.knows(event.worker_id, event.incarnation):
-            for model, replica in self._on(event.worker_id):
+            for model, replica, _ in self._on(event.worker_id):
                 del model.replicas[replica.replica_id]
             del self.workers[event.worker_id]
         self._awaited.discard(event.worker_id)
@@ -184,18 +186,18 @@ class Cluster:
         worker.probing = False
         if worker.alive:
             return  # it came back and knows better
-        for model, replica in self._on(event.worker_id):
-            view = event.alive.get(replica.replica_id)
-            if replica.key in event.dead or (view and not _serves_or_will(view.state)):
+        for model, replica, member in self._on(event.worker_id):
+            view = event.alive.get(member.replica_id)
+            if member.key in event.dead or (view and not _serves_or_will(view.state)):
                 del model.replicas[replica.replica_id]
-            elif view and replica.status:
-                replica.status = msgspec.structs.replace(
-                    replica.status,
+            elif view and member.status:
+                member.status = msgspec.structs.replace(
+                    member.status,
                     state=view.state,
-                    endpoint=view.endpoint or replica.status.endpoint,
+                    endpoint=view.endpoint or member.status.endpoint,
                     standing=view.standing,
                 )
-                model.served = model.served or view.state is ReplicaState.READY
+                model.note_served(replica.leader)
 
     def _look_for_lost_workers(self, now: float) -> None:
         """Find silent workers. Time in which the supervisor itself slept, or its clock was set, is not counted."""
@@ -213,49 +215,32 @@ class Cluster:
 
     # Places.
 
-    def _on(self, worker_id: str) -> list[tuple[ModelRecord, PlacedReplica]]:
+    def _on(self, worker_id: str) -> list[tuple[ModelRecord, PlacedReplica, Member]]:
+        """Every replica that has a member on a worker; never two of one replica."""
         return [
-            (model, replica)
+            (model, replica, member)
             for model in self.models.values()
             for replica in model.replicas.values()
-            if replica.worker_id == worker_id
+            for member in replica.members
+            if member.worker_id == worker_id
         ]
 
     def _take_back_from_lost(self) -> None:
         """Free what a lost worker had not brought up yet; what may serve is probed, what failed waits for its user."""
         lost = [worker.worker_id for worker in self.workers.values() if not worker.alive]
         for worker_id in lost:
-            for model, replica in self._on(worker_id):
-                if not replica.can_be_probed and replica.state is not ReplicaState.FAILED:
+            for model, replica, member in self._on(worker_id):
+                if not member.can_be_probed and replica.state is not ReplicaState.FAILED:
                     del model.replicas[replica.replica_id]
 
     def _take_in(self, worker: WorkerRecord) -> None:
         """Let the places on a worker know what it reports of them; no word means not started there."""
         reported = worker.reported()
-        for model, replica in self._on(worker.worker_id):
-            replica.status = reported.get(replica.key)
-            if replica.status:
-                model.served = model.served or _was_ready(replica.status)
+        for model, replica, member in self._on(worker.worker_id):
+            member.hear(reported.get(member.key))
+            model.note_served(replica.leader)
         # Numbers in use by an earlier store are never given out again.
         self._generation = max([self._generation, *(generation for _, generation in reported)])
-
-    def _adopt(self, workers: Iterable[WorkerRecord]) -> None:
-        """Keep what is reported of the current revision, where it has no place: the best and newest first.
-
-        Outside of settling only what a worker brings with it when it comes (back) is adopted. Anything else that it
-        runs without a place was taken from it on purpose.
-        """
-        found = [(status, worker) for worker in workers for status in worker.report.replicas]
-        for status, worker in sorted(found, key=lambda pair: (worth(pair[0].state), -pair[0].generation)):
-            model = self.models.get(status.model_uid)
-            if model is None or status.revision != model.deployment.revision or _is_leaving(status):
-                continue
-            if status.replica_id in model.replicas or not (self.settling or model.missing > 0):
-                continue
-            model.replicas[status.replica_id] = PlacedReplica(
-                status.replica_id, status.generation, worker.worker_id, status.slices, status
-            )
-            model.served = model.served or _was_ready(status)
 
     def _cordon(self, event: Cordoned | Uncordoned) -> None:
         """Take over what an operator wants; who was on his way only because he wanted it before may stay."""
@@ -266,7 +251,7 @@ class Cluster:
             case Uncordoned(target):
                 self.cordons.pop(target, None)
         moves.note_unwelcome(self.models.values(), self.workers, self.cordons)
-        for _, replica in self._on(target[0]):
+        for _, replica, _ in self._on(target[0]):
             replica.moving = replica.moving and bool(replica.unwelcome)
 
     def _take_back_from_faulty(self) -> None:
@@ -305,8 +290,11 @@ class Cluster:
     def _settle(self, model: ModelRecord, plan: Plan) -> None:
         """Give the planned places to replicas."""
         for replica_id, place in zip(model.free_ids(len(plan.places)), plan.places, strict=True):
-            self._generation += 1
-            model.replicas[replica_id] = PlacedReplica(replica_id, self._generation, place.worker_id, place.slices)
+            model.replicas[replica_id] = PlacedReplica.at(place, replica_id, self._next_generation())
+
+    def _next_generation(self) -> int:
+        self._generation += 1
+        return self._generation
 
     # What follows.
 
@@ -314,13 +302,15 @@ class Cluster:
         if self.settling:
             for model in self.models.values():
                 model.replicas.clear()
-            self._adopt(self.workers.values())
+            adopt(self.models, self.workers.values(), settling=True)
             self.settling = bool(self._awaited) and now < self._settles_at
         if self.settling:
             return self._remember()
         moves.note_unwelcome(self.models.values(), self.workers, self.cordons)
         for model in self.models.values():
             model.drop_surplus()
+        gangs.dissolve(self.models.values())
+        gangs.mend(self.models.values(), self.workers, now, self._next_generation)
         self._take_back_from_lost()
         self._take_back_from_faulty()
         self._place_missing()
@@ -340,16 +330,14 @@ class Cluster:
         return [*new, *gone]
 
     def _assign(self) -> list[Command]:
-        wanted: dict[str, list[tuple[PlacedReplica, Deployment]]] = {worker_id: [] for worker_id in self.workers}
+        wanted: dict[str, list[Assignment]] = {worker_id: [] for worker_id in self.workers}
         for model in self.models.values():
             for replica in model.replicas.values():
-                wanted.setdefault(replica.worker_id, []).append((replica, model.deployment))
+                for worker_id, assignment in replica.assignments(model.deployment):
+                    wanted.setdefault(worker_id, []).append(assignment)
         commands: list[Command] = []
         for worker_id, worker in sorted(self.workers.items()):
-            items = tuple(
-                replica.assignment(deployment)
-                for replica, deployment in sorted(wanted[worker_id], key=lambda pair: pair[0].replica_id)
-            )
+            items = tuple(sorted(wanted[worker_id], key=lambda item: item.replica_id))
             known = worker.assignments
             if known.version == 0 or known.items != items:
                 # One counter for all workers: one that left and came back never sees an old number again.
@@ -364,9 +352,9 @@ class Cluster:
         commands: list[Command] = []
         for worker in self.workers.values():
             doubtful = tuple(
-                replica.status
-                for _, replica in self._on(worker.worker_id)
-                if replica.status is not None and replica.can_be_probed
+                member.status
+                for _, _, member in self._on(worker.worker_id)
+                if member.status is not None and member.can_be_probed
             )
             if doubtful and not worker.alive and not worker.probing:
                 worker.probing = True
@@ -379,14 +367,6 @@ class Cluster:
             return []
         self.table = RouteTable(epoch=self.epoch, version=self.table.version + 1, models=models)
         return [PublishRoutes(self.table)]
-
-
-def _was_ready(status: ReplicaStatus) -> bool:
-    return status.was_ready or status.state is ReplicaState.READY
-
-
-def _is_leaving(status: ReplicaStatus) -> bool:
-    return status.state in (ReplicaState.STOPPED, ReplicaState.DRAINING)
 
 
 def _serves_or_will(state: ReplicaState) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from xinfer.devices import Placement
 from xinfer.spec import Deployment, Estimate
 from xinfer.supervisor import sizing
 from xinfer.supervisor.admission import require_workers
@@ -37,12 +38,20 @@ def estimated(cluster: Cluster, wanted: Deployment) -> dict[str, Any]:
             "estimates": {found.device_kind: _parts(found) for found in wanted.estimates},
             "request": request,
             "fits": not plan.reason,
-            "message": plan.reason or f"it fits on {', '.join(piece.device_id for piece in plan.places[0].slices)}",
+            "message": plan.reason or f"it fits on {_devices(plan.places[0])}",
             "placements": plan.places,
             "explanation": plan.explanation or explanation,
         }
     )
     return answer
+
+
+def _devices(place: Placement) -> str:
+    """Of a replica on several workers, all of them."""
+    if not place.followers:
+        return ", ".join(piece.device_id for piece in place.slices)
+    members = (place, *place.followers)
+    return ", ".join(f"{one.worker_id}/{piece.device_id}" for one in members for piece in one.slices)
 
 
 def _parts(found: Estimate) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from xinfer.supervisor.matching import Room, room_in
 from xinfer.supervisor.registrations import Registrations, checked_registration
 from xinfer.supervisor.registry import Registry
 from xinfer.supervisor.shell import Shell
+from xinfer.supervisor.weights import weights_of, with_downloaded
 
 
 class ForModels:
@@ -39,7 +40,7 @@ class ForModels:
         admission.require_workers(shell.cluster)
         matches = self._registry.matches
         found = compared(await asyncio.to_thread(matches, request, shell.living_workers(), room_now(shell)))
-        return by_engine(found) if brief else found
+        return by_engine(found) if brief else with_downloaded(found, await weights_of(shell.living_workers()))
 
     async def register(self, model_type: str, document: dict[str, Any], update: bool) -> Registration:
         """Let a model be launched by its name. ``update``: in place of the one of that name, as its next version.

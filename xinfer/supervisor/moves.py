@@ -9,16 +9,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from xinfer.protocol import Cordon
 from xinfer.spec import ReplicaState
 from xinfer.supervisor.events import Target
-from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord
+from xinfer.supervisor.records import Member, ModelRecord, PlacedReplica, WorkerRecord
 
 Cordons = Mapping[Target, Cordon]
 
 
-def trouble(replica: PlacedReplica, worker: WorkerRecord | None) -> str:
-    """What is wrong with the devices of a replica; empty: nothing, or nobody knows because its worker is lost."""
+def trouble(member: Member, worker: WorkerRecord | None) -> str:
+    """What is wrong with the devices of a member; empty: nothing, or nobody knows because its worker is lost."""
     if worker is None or not worker.alive:
         return ""
-    for piece in replica.slices:
+    for piece in member.slices:
         device = worker.devices.get(piece.device_id)
         if device is None:
             return f"device {piece.device_id} of worker {worker.hello.name} is gone"
@@ -28,11 +28,11 @@ def trouble(replica: PlacedReplica, worker: WorkerRecord | None) -> str:
     return ""
 
 
-def drained(replica: PlacedReplica, worker: WorkerRecord | None, cordons: Cordons) -> str:
-    """What an operator drains that a replica is on; empty: nothing."""
-    name = worker.hello.name if worker else replica.worker_id
-    for device_id in ("", *(piece.device_id for piece in replica.slices)):
-        cordon = cordons.get((replica.worker_id, device_id))
+def drained(member: Member, worker: WorkerRecord | None, cordons: Cordons) -> str:
+    """What an operator drains that a member is on; empty: nothing."""
+    name = worker.hello.name if worker else member.worker_id
+    for device_id in ("", *(piece.device_id for piece in member.slices)):
+        cordon = cordons.get((member.worker_id, device_id))
         if cordon is not None and cordon.drain:
             return f"device {device_id} of worker {name} is drained" if device_id else f"worker {name} is drained"
     return ""
@@ -46,10 +46,12 @@ def note_unwelcome(models: Iterable[ModelRecord], workers: Mapping[str, WorkerRe
     for model in models:
         failed = any(one.state is ReplicaState.FAILED for one in model.replicas.values())
         for replica in model.replicas.values():
-            worker = workers.get(replica.worker_id)
-            wrong = trouble(replica, worker)
+            placed = [(member, workers.get(member.worker_id)) for member in replica.members]
+            wrong = next(filter(None, (trouble(*one) for one in placed)), "")
             replica.faulty = bool(wrong)
-            replica.unwelcome = wrong or (drained(replica, worker, cordons) if cordons else "")
+            replica.unwelcome = wrong
+            if cordons and not wrong:
+                replica.unwelcome = next(filter(None, (drained(*one, cordons) for one in placed)), "")
             if not replica.unwelcome:
                 replica.stuck, replica.moving = "", replica.moving and not failed
 
@@ -60,10 +62,11 @@ def due(models: Collection[ModelRecord]) -> Iterator[tuple[ModelRecord, PlacedRe
     One that failed waits for its user; if its device did that, it has no place to be moved from any more.
     """
     busy = {
-        replica.worker_id
+        worker_id
         for model in models
         for replica in model.replicas.values()
         if replica.moving and not replica.faulty
+        for worker_id in replica.worker_ids
     }
     for model in models:
         for replica in list(model.replicas.values()):
@@ -71,10 +74,10 @@ def due(models: Collection[ModelRecord]) -> Iterator[tuple[ModelRecord, PlacedRe
                 continue
             if replica.faulty or replica.state is not ReplicaState.READY:
                 yield model, replica
-            elif replica.worker_id not in busy:
+            elif busy.isdisjoint(replica.worker_ids):
                 yield model, replica
                 if replica.moving:  # whoever asked has found a place
-                    busy.add(replica.worker_id)
+                    busy.update(replica.worker_ids)
 
 
 def serves_on(model: ModelRecord, replica: PlacedReplica) -> bool:

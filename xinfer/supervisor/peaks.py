@@ -54,7 +54,7 @@ def peak_key(deployment: Deployment, memory: EngineMemory, device_kind: str) -> 
         engine=deployment.engine,
         context_length=wanted.context,
         concurrency=wanted.concurrency,
-        devices=deployment.request.devices,
+        devices=deployment.request.devices * deployment.request.workers,
         device_kind=device_kind,
         options=msgspec.json.encode(rest, order="deterministic").decode() if rest else "",
     )

@@ -52,8 +52,16 @@ def resources(request: LaunchRequest, workers: Sequence[WorkerHello]) -> Resourc
         count = _indices_per_replica(request)
     memory_mib, memory_percent = _memory(request)
     policy = _policy(request.policy)
+    if request.n_worker < 1:
+        raise InvalidRequest(f"n_worker must be at least 1, not {request.n_worker}", param="n_worker")
+    if request.n_worker > 1 and request.worker_ip:
+        raise InvalidRequest(
+            f"worker_ip names one worker, but n_worker asks for {request.n_worker}; leave one of them out",
+            param="n_worker",
+        )
     wanted = ResourceRequest(
         devices=count or 1,
+        workers=request.n_worker,
         memory_mib=memory_mib,
         memory_percent=memory_percent,
         cores_percent=_number("gpucores", request.gpucores, PERCENT),

@@ -283,7 +283,7 @@ async def _assign(command: SendAssignments) -> None:
 
 
 async def _peek(status: ReplicaStatus) -> ReplicaView:
-    instance = status.endpoint.instance if status.endpoint else ""
+    instance = status.endpoint.instance if status.endpoint else status.instance
     replica = await xo.actor_ref(uid=REPLICA_UID, address=status.control_address)
     view: ReplicaView = await replica.peek(instance)
     return view

@@ -56,6 +56,8 @@ TYPE_BYTES: Mapping[str, float] = {
     "fp8_e4m3": 1,
     "fp8_e5m2": 1,
     "int8": 1,
+    "nf4": 1 / 2 + 4 / 64,
+    "fp4": 1 / 2 + 4 / 64,
     "q8_0": 34 / 32,
     "q5_1": 24 / 32,
     "q5_0": 22 / 32,
@@ -81,6 +83,8 @@ class Demand(NamedTuple):
     """What weights are converted to; empty: they stay."""
     kv_bytes: float
     """Of one number in the cache."""
+    quantize: str = ""
+    """What plain weights become, but for the embeddings; empty: they are not quantized."""
 
 
 def estimate(
@@ -98,7 +102,7 @@ def estimate(
     wanted = demand(deployment, memory, on_cpu=device_kind == CPU)
     blank = Estimate(
         device_kind=device_kind,
-        devices=max(1, deployment.request.devices),
+        devices=_devices(deployment),
         context_length=wanted.context,
         concurrency=wanted.concurrency,
     )
@@ -144,8 +148,8 @@ def memory_mib(deployment: Deployment, device_kind: str = "") -> int:
     spec = deployment.spec  # launched by an xinfer that kept no estimates
     if spec.format is Format.NONE:
         return BARE_PROCESS_MIB
-    devices = max(1, deployment.request.devices)
-    return _sum(_by_rule_of_thumb(spec.weights_mib, Estimate(device_kind=device_kind, devices=devices)))
+    blank = Estimate(device_kind=device_kind, devices=_devices(deployment))
+    return _sum(_by_rule_of_thumb(spec.weights_mib, blank))
 
 
 def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Demand:
@@ -158,7 +162,10 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
         context = min(context, PLANNED_CONTEXT)
     concurrency = _number(options, memory.concurrency_options) or memory.concurrency
     planned = max(context, concurrency * min(context, PLANNED_TOKENS))
-    weight_type = _word(options, memory.dtype_options) or (memory.cpu_dtype if on_cpu else "")
+    quantize = _word(options, memory.quantize_options)
+    said = _word(options, memory.dtype_options)
+    converts = on_cpu and not (memory.quantized_keeps_dtype and (quantize or _is_quantized(deployment)))
+    weight_type = said or (memory.cpu_dtype if converts else "")
     batch = (memory.cpu_batch_tokens if on_cpu else 0) or memory.batch_tokens
     return Demand(
         context=context,
@@ -167,6 +174,7 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
         batch_tokens=_number(options, memory.batch_token_options) or batch,
         weight_type=weight_type,
         kv_bytes=_kv_bytes(deployment, memory, weight_type),
+        quantize=quantize,
     )
 
 
@@ -179,6 +187,21 @@ def weight_bytes(shape: ModelShape, weight_type: str, *, quantized: bool) -> flo
         stored * size / STORED_BYTES[kind] if kind in STORED_BYTES else stored
         for kind, stored in shape.weight_bytes.items()
     )
+
+
+def loaded_weight_bytes(deployment: Deployment, memory: EngineMemory, wanted: Demand, *, on_cpu: bool) -> float:
+    """Bytes of the weights once the engine has read them: as they lie, converted, quantised, or unpacked to plain ones.
+
+    Quantising leaves the embeddings and the output as they were.
+    """
+    shape = deployment.spec.shape or ModelShape()
+    plain = TYPE_BYTES.get(wanted.weight_type or shape.dtype, 2)
+    if wanted.quantize:
+        embeddings = min(shape.parameters, shape.embedding_tables * shape.vocabulary * shape.hidden)
+        return (shape.parameters - embeddings) * TYPE_BYTES[wanted.quantize] + embeddings * plain
+    if deployment.spec.quantization.startswith(memory.cpu_unpacks if on_cpu else memory.unpacks):
+        return shape.parameters * plain
+    return weight_bytes(shape, wanted.weight_type, quantized=_is_quantized(deployment))
 
 
 def kv_cache_bytes(shape: ModelShape, memory: EngineMemory, wanted: Demand, devices: int = 1) -> float:
@@ -240,13 +263,18 @@ def origin(deployment: Deployment, device_kind: str) -> str:
     return in_words(found[0]) if found else ""
 
 
+def _devices(deployment: Deployment) -> int:
+    """All that share one replica, on whichever worker."""
+    return max(1, deployment.request.devices * deployment.request.workers)
+
+
 def _by_shape(
     deployment: Deployment, shape: ModelShape, memory: EngineMemory, wanted: Demand, blank: Estimate
 ) -> Estimate:
     on_cpu, devices = blank.device_kind == CPU, blank.devices
     parts = msgspec.structs.replace(
         blank,
-        weights_mib=_mib(weight_bytes(shape, wanted.weight_type, quantized=_is_quantized(deployment)) / devices),
+        weights_mib=_mib(loaded_weight_bytes(deployment, memory, wanted, on_cpu=on_cpu) / devices),
         kv_cache_mib=_mib(kv_cache_bytes(shape, memory, wanted, devices) * (1 + memory.cache_overhead)),
         activations_mib=_mib(activation_bytes(deployment, wanted, devices)),
         engine_mib=memory.cpu_mib if on_cpu else memory.accelerator_mib,

@@ -1,12 +1,12 @@
 """What is told about a model, derived from its record: replica statuses, progress, instances."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from xinfer.protocol import Cordon, ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.spec import ReplicaState
-from xinfer.supervisor.records import ModelRecord, PlacedReplica, WorkerRecord, slot_of
+from xinfer.supervisor.records import Member, ModelRecord, PlacedReplica, WorkerRecord, slot_of
 
 Workers = Mapping[str, WorkerRecord]
 
@@ -22,18 +22,63 @@ def statuses(model: ModelRecord, workers: Workers) -> tuple[ReplicaStatus, ...]:
 
 
 def _status(model: ModelRecord, replica: PlacedReplica, workers: Workers) -> ReplicaStatus:
-    worker = workers.get(replica.worker_id)
-    name = worker.hello.name if worker else replica.worker_id
-    if replica.status is None:
+    members = [_member(model, member, workers) for member in replica.members]
+    status = _gang(replica, members, workers) if replica.is_gang else members[0]
+    if replica.unwelcome and replica.leader.status is not None and not status.reason:
+        return msgspec.structs.replace(status, reason=_why_it_leaves(replica))
+    return status
+
+
+def _member(model: ModelRecord, member: Member, workers: Workers) -> ReplicaStatus:
+    worker, name = workers.get(member.worker_id), _name(member, workers)
+    if member.status is None:
         reason = f"waiting for worker {name} to start it"
         return msgspec.structs.replace(
-            _pending(model, replica.replica_id, reason, replica.generation), slices=replica.slices
+            _pending(model, member.replica_id, reason, member.generation), slices=member.slices
         )
-    if worker is not None and not worker.alive and not replica.state.is_final:
-        return msgspec.structs.replace(replica.status, reason=f"worker {name} does not answer")
-    if replica.unwelcome and not replica.status.reason:
-        return msgspec.structs.replace(replica.status, reason=_why_it_leaves(replica))
-    return replica.status
+    if worker is not None and not worker.alive and not member.state.is_final:
+        return msgspec.structs.replace(member.status, reason=f"worker {name} does not answer")
+    return member.status
+
+
+def _name(member: Member, workers: Workers) -> str:
+    worker = workers.get(member.worker_id)
+    return worker.hello.name if worker else member.worker_id
+
+
+def _gang(replica: PlacedReplica, statuses: Sequence[ReplicaStatus], workers: Workers) -> ReplicaStatus:
+    """A gang as one replica: the status of its leader, in the state of the gang, with what its slowest member does."""
+    state, ordeal = replica.state, replica.ordeal
+    over = {"state": state, "stage": "failed", "reason": ""} if ordeal.given_up else {}
+    members = [
+        msgspec.structs.replace(
+            status, worker=_name(replica.members[rank], workers), seat=status.seat or replica.seat(rank), **over
+        )
+        for rank, status in enumerate(statuses)
+    ]
+    leader = members[0]
+    reasons = [f"{one.worker}: {one.reason}" for one in members if one.reason]
+    if state is ReplicaState.READY:
+        stage, progress = leader.stage, leader.progress
+    elif ordeal.given_up:
+        stage, progress = "failed", 0.0
+    elif ordeal.retry_at is not None:
+        stage, progress = "waiting to be restarted", 0.0
+    else:
+        rank, slowest = min(enumerate(members), key=lambda one: (_fraction(one[1]), one[0]))
+        stage = f"rank {rank} on {slowest.worker}: {slowest.stage}"
+        progress = sum(map(_fraction, members)) / len(members)
+    return msgspec.structs.replace(
+        leader,
+        state=state,
+        stage=stage,
+        progress=progress,
+        reason=ordeal.reason or "; ".join(reasons),
+        restarts=ordeal.restarts,
+        warning="; ".join(f"{one.worker}: {one.warning}" for one in members if one.warning),
+        endpoint=leader.endpoint if state is ReplicaState.READY else None,
+        members=tuple(members),
+    )
 
 
 def _why_it_leaves(replica: PlacedReplica) -> str:
@@ -90,9 +135,10 @@ def instance(model: ModelRecord, workers: Workers) -> ModelInstance:
         deployment=model.deployment,
         replicas=statuses(model, workers),
         workers={
-            replica.replica_id: workers[replica.worker_id].hello.name
+            member.replica_id: workers[member.worker_id].hello.name
             for replica in model.replicas.values()
-            if replica.worker_id in workers
+            for member in replica.members
+            if member.worker_id in workers
         },
     )
 

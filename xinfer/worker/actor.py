@@ -22,15 +22,17 @@ from xinfer.worker.identity import Slot, claim_slot
 from xinfer.worker.link import FindSupervisor, SupervisorLink
 from xinfer.worker.offers import engine_offers
 from xinfer.worker.runtime import WorkerRuntime
+from xinfer.worker.weights.actor import ForWeights
 
 
-class WorkerActor(xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no types
+class WorkerActor(ForWeights, xo.StatelessActor):  # type: ignore[misc]  # xoscar ships no types
     """What the supervisor can tell and ask a worker. A thin shell around ``WorkerRuntime``."""
 
     def __init__(self, hello: WorkerHello, runtime: WorkerRuntime) -> None:
         super().__init__()
         self._hello = hello
         self._runtime = runtime
+        self._weights = runtime.weights
 
     async def assign(self, assignments: Assignments) -> None:
         """Run these replicas and no others. Older assignments than those it works by are ignored."""

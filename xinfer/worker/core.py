@@ -142,10 +142,10 @@ class WorkerCore:
         if replica is None or replica.process is None:
             return  # late news of an earlier process
         match news:
-            case Started(_, pid):
-                replica.process.pid = pid
+            case Started(_, pid, rendezvous):
+                replica.process.pid, replica.process.rendezvous = pid, rendezvous
             case Prepared():
-                replica.process = None
+                replica.process, replica.prepared = None, True
                 replica.spawned -= 1
             case Seen(address, view):
                 replica.process.address = address
@@ -180,7 +180,8 @@ class WorkerCore:
 
     def _adopt(self, event: Adopted, now: float) -> None:
         assignment = event.assignment
-        process = RunningProcess(event.instance, assignment, event.pid, event.address)
+        met_at = assignment.seat.rendezvous if assignment.seat is not None else ""
+        process = RunningProcess(event.instance, assignment, event.pid, event.address, met_at)
         replica = Replica(assignment.replica_id, assignment, process, adopted=True, spawned=1)
         self._replicas[assignment.replica_id] = replica
         self._book.record(assignment.replica_id, assignment.generation, assignment.slices)
@@ -227,6 +228,8 @@ class WorkerCore:
             replica.reason = f"given up after it was ended {replica.offences} times: {replica.reason}"
         elif end.load_error and not replica.was_ready:
             replica.failed = True
+        elif process.assignment.seat is not None:
+            replica.failed = True  # all of its gang starts again when the supervisor says so, or none
         elif replica.deaths >= START_ATTEMPTS and not replica.was_ready and not process.offence:
             replica.failed = True
             replica.reason = f"given up after {replica.deaths} attempts: {replica.reason}"
@@ -250,7 +253,7 @@ class WorkerCore:
         if replica.process is not None:
             if replica.is_obsolete and not replica.process.ending:
                 replica.process.ending = True
-                yield End(replica.process.instance, self._drain_s)
+                yield End(replica.process.instance, 0.0 if replica.is_broken_off else self._drain_s)
             elif (order := replica.new_order) is not None:
                 replica.process.told = order
                 yield Instruct(replica.process.instance, order)
@@ -269,6 +272,9 @@ class WorkerCore:
             lease = self._book.book(wanted.replica_id, wanted.generation, wanted.slices, expires_at=until)
         except NoCapacity as error:
             self._lack_room(replica, error, now)
+            return
+        if wanted.seat is not None and wanted.seat.waits and replica.prepared:
+            replica.waits_for, replica.retry_at = "for the leader of its gang to start", 0.0  # its room is kept, too
             return
         claim = self._claim(wanted)
         replica.waits_for = line.obstacle(claim)

@@ -37,15 +37,19 @@ class Adopted:
 
 @dataclass(frozen=True)
 class Started:
-    """The process that ``Spawn`` asked for runs."""
+    """The process that ``Spawn`` asked for runs. ``rendezvous``: where the members of its gang meet."""
 
     instance: str
     pid: int
+    rendezvous: str = ""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What ``Spawn`` had to wait for (an environment that was built) is there: it can be asked for again."""
+    """What ``Spawn`` had to wait for (an environment that was built) is there: it can be asked for again.
+
+    Of a follower whose leader nobody knows yet, that is all that a ``Spawn`` does.
+    """
 
     instance: str
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from xinfer import plugins
+from xinfer.engines.base import distribution
 from xinfer.errors import XinferError, describe
 from xinfer.protocol import EngineOffer
 from xinfer.worker.environments.here import Environments, available_here
@@ -23,11 +24,21 @@ def engine_offers(environments: Environments | None = None) -> dict[str, EngineO
         installable = environments is not None and _can_build(environments, name)
         found = available_here(engine)
         if found.ok:
-            offers[name] = EngineOffer(ok=True, version=found.version, installable=installable, cpu_only=found.cpu_only)
+            offers[name] = EngineOffer(
+                ok=True,
+                version=found.version,
+                installable=installable,
+                cpu_only=found.cpu_only,
+                packages=found.packages,
+            )
         elif name in newest:
             record = newest[name]
             offers[name] = EngineOffer(
-                ok=True, version=record.version, environment=record.name, installable=installable
+                ok=True,
+                version=record.version,
+                environment=record.name,
+                installable=installable,
+                packages=tuple(distribution(package) for package in record.extra),
             )
         elif installable:
             reason = f"not installed; xinfer engine install {name} builds an environment for it"

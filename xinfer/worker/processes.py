@@ -15,7 +15,7 @@ import xoscar as xo
 
 from xinfer.actors import CALL_TIMEOUT_S, Unanswered, answer
 from xinfer.errors import NotFound
-from xinfer.processes import ProcessId, group_of, kill_all, log_tail, read_record, spawn
+from xinfer.processes import ProcessId, first_error, group_of, kill_all, log_tail, read_record, spawn
 from xinfer.protocol import (
     FAILURE_FILE,
     LOG_FILE,
@@ -182,6 +182,9 @@ class ReplicaProcess:
         status = await _exit_status(self.process.pid)
         failure = read_record(self.folder / FAILURE_FILE, FailureRecord)
         reason = failure.reason if failure is not None else explain(status)
+        cause = first_error(self.folder / LOG_FILE) if failure is not None else ""
+        if cause and cause not in reason:
+            reason = f"{reason}\nFirst error in its log: {cause}"
         tail = log_tail(self.folder / LOG_FILE, REASON_LINES, REASON_BYTES)
         if tail:
             reason = f"{reason}\nLast lines of its log:\n{tail}"

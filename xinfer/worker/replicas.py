@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from xinfer.devices import Seat
 from xinfer.protocol import Assignment, ReplicaStatus, ReplicaView, Standing, StandingOrder
 from xinfer.spec import ReplicaState
 
@@ -17,6 +18,8 @@ class RunningProcess:
     assignment: Assignment
     pid: int = 0
     address: str = ""
+    rendezvous: str = ""
+    """Where the members of its gang meet."""
     view: ReplicaView | None = None
     told: StandingOrder | None = None
     """The order that it was given last, by this worker."""
@@ -50,6 +53,8 @@ class Replica:
     offences: int = 0
     """Since it was last forgiven."""
     spawned: int = 0
+    prepared: bool = False
+    """What its process needs was made ready for this generation. A follower is, before anybody knows its leader."""
     retry_at: float = 0.0
     crowded_since: float | None = None
     """Since when it is kept from starting by nothing but what devices report."""
@@ -76,6 +81,14 @@ class Replica:
         )
 
     @property
+    def is_broken_off(self) -> bool:
+        """Its process is one of a gang that has to start again: what it has begun, it cannot finish."""
+        process, wanted = self.process, self.wanted
+        if process is None or wanted is None or process.assignment.seat is None:
+            return False
+        return wanted.deployment.revision == process.assignment.deployment.revision
+
+    @property
     def new_order(self) -> StandingOrder | None:
         """The standing order that its process has yet to be given; None: it works by the latest one."""
         process = self.process
@@ -89,14 +102,17 @@ class Replica:
         """What its process works by; until somebody says what is wanted, that is: what is on disk may be older."""
         if self.adopted and self.wanted is not None:
             deployment = msgspec.structs.replace(
-                self.wanted.deployment, adapters=order.adapters, sleep_level=order.sleep_level
+                self.wanted.deployment,
+                adapters=order.adapters,
+                sleep_level=order.sleep_level,
+                paused=order.paused,
             )
             self.wanted = msgspec.structs.replace(self.wanted, deployment=deployment)
 
     def want(self, assignment: Assignment | None) -> None:
         """Take a new wish over; another generation starts with a clean record."""
         if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
-            self.ready_since, self.was_ready, self.failed, self.reason = None, False, False, ""
+            self.ready_since, self.was_ready, self.failed, self.reason, self.prepared = None, False, False, "", False
             self.deaths, self.offences, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0, 0.0, None
         self.wanted, self.adopted = assignment, False
 
@@ -145,7 +161,16 @@ def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
         warning=replica.warning or (_unheeded(view.standing) if view else ""),
         standing=view.standing if view else Standing(),
         files=view.files if view else (),
+        instance=process.instance if process and process.pid else "",
+        seat=_seat(assignment, process),
     )
+
+
+def _seat(assignment: Assignment, process: RunningProcess | None) -> Seat | None:
+    """With the place where the leader waits for the others, once that is there."""
+    if assignment.seat is None or process is None or not process.rendezvous:
+        return assignment.seat
+    return msgspec.structs.replace(assignment.seat, rendezvous=process.rendezvous)
 
 
 def _unheeded(standing: Standing) -> str:

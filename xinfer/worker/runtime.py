@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from xinfer import plugins
-from xinfer.devices import Device, DeviceUse
+from xinfer.devices import Device, DeviceUse, Grant
 from xinfer.errors import describe
 from xinfer.protocol import Assignment, LaunchOrder, ReplicaStatus
 from xinfer.settings import Settings
@@ -32,6 +32,7 @@ from xinfer.worker.events import (
     Instruct,
     Kill,
     Leave,
+    Prepared,
     Report,
     Spawn,
     Started,
@@ -43,9 +44,9 @@ from xinfer.worker.offers import Offers, watch_offers
 from xinfer.worker.oversight import Oversight, Running
 from xinfer.worker.preparations import Preparations
 from xinfer.worker.processes import ReplicaProcess, watch
-from xinfer.worker.weights.downloads import Downloads
-from xinfer.worker.weights.held import HeldWeights, ReplicaWeights
-from xinfer.worker.weights.store import WeightStore
+from xinfer.worker.seats import gang_environment, taken_seat
+from xinfer.worker.weights.held import HeldWeights
+from xinfer.worker.weights.keeper import WeightKeeper
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,10 @@ class WorkerRuntime:
         self.offers: Offers = {}
         """What this worker can run now."""
         self._environments = environments
-        store = WeightStore(settings)
-        self._downloads = Downloads(store, settings)
+        self.weights = WeightKeeper(settings)
+        """What comes from hubs, and is downloaded here."""
         self._preparations = Preparations(
-            ReplicaPythons(environments, self.builds), ReplicaWeights(store, self._downloads), self.post
+            ReplicaPythons(environments, self.builds), self.weights.of_replicas, self.post
         )
         self._processes: dict[str, ReplicaProcess] = {}
         self._idle = asyncio.Event()
@@ -142,6 +143,7 @@ class WorkerRuntime:
                 generation=order.generation,
                 deployment=order.deployment,
                 slices=order.slices,
+                seat=order.seat,
             )
             log.info("adopted replica %s, process %d", order.replica_id, process.process.pid)
             self._follow(process)
@@ -181,7 +183,7 @@ class WorkerRuntime:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._preparations.close()
         await self.builds.close()
-        await self._downloads.close()
+        await self.weights.close()
 
     def log_of(self, replica_id: str, lines: int) -> str:
         """The last lines of a replica's log. Raises NotFound."""
@@ -199,16 +201,25 @@ class WorkerRuntime:
             case Kill(instance, why):
                 log.warning("killing replica %s: %s", self._processes[instance].order.replica_id, why)
                 self._processes[instance].kill()
+            case Instruct(instance, order) if self._preparations.instruct(instance, order):
+                pass
             case Instruct(instance, order):
                 self._run(self._processes[instance].instruct(order))
             case Report():
                 self.changed.set()
 
     def _spawn(self, command: Spawn) -> None:
-        deployment = command.assignment.deployment
-        self._preparations.begin(
-            command.instance, deployment, lambda python, weights: self._start(command, python, weights)
-        )
+        deployment, seat = command.assignment.deployment, command.assignment.seat
+
+        def start(python: HeldPython, weights: HeldWeights) -> None:
+            if seat is None or not seat.waits:
+                self._start(command, python, weights)
+                return
+            python.release()
+            weights.release()
+            self.post(Prepared(command.instance))
+
+        self._preparations.begin(command.instance, deployment, start)
 
     def _start(self, command: Spawn, python: HeldPython, weights: HeldWeights) -> None:
         assignment = command.assignment
@@ -218,21 +229,8 @@ class WorkerRuntime:
             self.post(Ended(command.instance, f"there is no device {gone[0]} here any more", load_error=True))
             return
         granted = grant(command.lease, assignment.deployment, devices, self._look.means, command.instance)
-        order = LaunchOrder(
-            replica_id=assignment.replica_id,
-            instance=command.instance,
-            generation=assignment.generation,
-            deployment=assignment.deployment,
-            slices=assignment.slices,
-            threads=granted.threads,
-            host=self._host,
-            lease_s=self._settings.replica_lease_s,
-            env=granted.env | python.variables,
-            budgets=granted.budgets,
-            python=python.path,
-            weights=str(weights.path or ""),
-        )
         try:
+            order = self._order(command, granted, python, weights)
             self._prepare(command.instance, limits(command.lease, devices))
             with python.handed_over() as for_python, weights.handed_over() as for_weights:
                 inherits = (*for_python, *for_weights)
@@ -242,12 +240,31 @@ class WorkerRuntime:
             return
         log.info("started replica %s, process %d", order.replica_id, process.process.pid)
         self._oversight.started(order.replica_id)
-        self.post(Started(command.instance, process.process.pid))
+        self.post(Started(command.instance, process.process.pid, order.seat.rendezvous if order.seat else ""))
         self._follow(process)
         self._confine(process)
         if self._settings.cpu_affinity == "auto":
             others = [other.process.pid for other in self._processes.values()]
             keep_to_cores(process.process.pid, share_of_cpu(command.lease, devices), others)
+
+    def _order(self, command: Spawn, granted: Grant, python: HeldPython, weights: HeldWeights) -> LaunchOrder:
+        """What the process starts from. Raises OSError."""
+        assignment = command.assignment
+        return LaunchOrder(
+            replica_id=assignment.replica_id,
+            instance=command.instance,
+            generation=assignment.generation,
+            deployment=assignment.deployment,
+            slices=assignment.slices,
+            threads=granted.threads,
+            host=self._host,
+            lease_s=self._settings.replica_lease_s,
+            env=gang_environment(assignment, self._host) | granted.env | python.variables,
+            budgets=granted.budgets,
+            python=python.path,
+            weights=str(weights.path or ""),
+            seat=taken_seat(assignment.seat, self._host),
+        )
 
     def _prepare(self, instance: str, limits: Mapping[str, str]) -> None:
         """Make what holds a process before there is one. Raises OSError."""

@@ -23,13 +23,13 @@ from xinfer.supervisor.placement.spread import POLICY
 TIMEOUT_S = 10.0
 
 
-def deployment(uid="m", *, replicas=1, revision=1, memory_mib=100, worker=None, created_at=0.0):
+def deployment(uid="m", *, replicas=1, revision=1, memory_mib=100, worker=None, workers=1, created_at=0.0):
     return Deployment(
         model_uid=uid,
         spec=ModelSpec(name="echo", kind=Kind.LLM, source="", format=Format.NONE),
         engine="echo",
         replicas=replicas,
-        request=ResourceRequest(memory_mib=memory_mib, worker=worker),
+        request=ResourceRequest(memory_mib=memory_mib, worker=worker, workers=workers),
         revision=revision,
         created_at=created_at,
     )
@@ -119,16 +119,20 @@ def gpu(number, memory_mib=1000):
 
 def status_of(item, state, **fields):
     instance = f"{item.replica_id}@{item.generation}"
-    ready = state is ReplicaState.READY
+    ready, seat = state is ReplicaState.READY, item.seat
+    if seat is not None and seat.leads and state is not ReplicaState.PENDING:
+        seat = msgspec.structs.replace(seat, rendezvous="h:9")
     return ReplicaStatus(
         replica_id=item.replica_id,
         model_uid=item.deployment.model_uid,
         generation=item.generation,
         revision=item.deployment.revision,
         state=state,
-        endpoint=Endpoint(item.replica_id, instance, "tcp://h:1") if ready else None,
+        endpoint=Endpoint(item.replica_id, instance, "tcp://h:1") if ready and (not seat or seat.leads) else None,
         control_address="h:2" if ready else "",
         slices=item.slices,
+        instance="" if state in (ReplicaState.PENDING, ReplicaState.FAILED) else instance,
+        seat=seat,
         **fields,
     )
 
@@ -177,7 +181,9 @@ class World:
         return commands
 
     def places(self, uid="m"):
-        return {r.replica_id: (r.worker_id, r.generation) for r in self.cluster.models[uid].replicas.values()}
+        return {
+            r.replica_id: (r.leader.worker_id, r.leader.generation) for r in self.cluster.models[uid].replicas.values()
+        }
 
     def route(self, uid="m"):
         return self.cluster.table.models[uid]

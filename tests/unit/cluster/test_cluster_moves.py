@@ -16,7 +16,7 @@ def reasons(world, uid="m"):
 
 def devices_of(world, uid="m"):
     return {
-        replica.replica_id: [piece.device_id for piece in replica.slices]
+        replica.replica_id: [piece.device_id for piece in replica.leader.slices]
         for replica in world.cluster.models[uid].replicas.values()
     }
 
@@ -211,7 +211,7 @@ def test_what_fits_nowhere_else_stays_and_does_not_hold_up_the_others(world, dep
     a.obey()
     world.worker("b", memory_mib=500)
     world.cordon("a", drain=True)
-    assert world.cluster.models["small"].replicas["small-1"].worker_id == "b"
+    assert world.cluster.models["small"].replicas["small-1"].leader.worker_id == "b"
     assert reasons(world, "big")["big-0"].startswith(
         "worker a is drained; it cannot be moved: a replica of 'big' needs"
     )

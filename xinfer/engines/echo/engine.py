@@ -3,7 +3,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -22,6 +22,7 @@ from xinfer.engines.base import (
     Progress,
     parse_options,
 )
+from xinfer.engines.echo.gang import Gang
 from xinfer.engines.echo.hashing import embed, rerank
 from xinfer.engines.echo.pace import Metronome
 from xinfer.engines.echo.standing import ChangesOfEcho
@@ -103,6 +104,16 @@ class EchoEngine(ChangesOfEcho):
             return Match(True)
         return Match(False, "echo loads no weights; launch the model named 'echo'")
 
+    @classmethod
+    def accepts_gang(cls, options: Mapping[str, Any], size: int) -> Match:  # noqa: ARG003  the contract
+        """On any number of workers: they only have to know each other."""
+        return Match(True)
+
+    @classmethod
+    def gang_environment(cls, host: str) -> Mapping[str, str]:  # noqa: ARG003
+        """None: the rendezvous says it all."""
+        return {}
+
     def __init__(self) -> None:
         super().__init__()
         self._options = EchoOptions()
@@ -112,9 +123,10 @@ class EchoEngine(ChangesOfEcho):
         self._tokens = 0
         self._failure = ""
         self._leaked: list[bytearray] = []
+        self._gang: Gang | None = None
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:  # noqa: ARG002  the contract
-        """Nothing to load, but it can take its time, fail or crash."""
+        """Nothing to load, but it can take its time, fail or crash; and there may be others to wait for."""
         self._options = parse_options(EchoOptions, options, self.name)
         self._metronome = Metronome(self._options.rate)
         self.failures = self._options.fail_at
@@ -126,6 +138,9 @@ class EchoEngine(ChangesOfEcho):
             os._exit(self._options.exit_on_load)
         if self._options.fail_load:
             raise EngineFailed(self._options.fail_load)
+        if grant.seat is not None:
+            self._gang = Gang(grant.seat, grant.lease.generation)
+            await self._gang.gather(lambda stage: progress(stage, 0.9))
         progress("loading", 1.0)
 
     def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -139,12 +154,14 @@ class EchoEngine(ChangesOfEcho):
         return Load(running=self._running)
 
     def failure(self) -> str:
-        """What ``break_after`` asked for."""
-        return self._failure
+        """What ``break_after`` asked for, or that the gang is not complete any more."""
+        return self._failure or (self._gang.failure if self._gang is not None else "")
 
     async def close(self) -> None:
         """Let go of whoever waits."""
         self._metronome.stop()
+        if self._gang is not None:
+            await self._gang.close()
 
     @contextlib.asynccontextmanager
     async def _under_way(self) -> AsyncGenerator[None, None]:
@@ -161,6 +178,8 @@ class EchoEngine(ChangesOfEcho):
         options, seen = self._options, self._requests
         if self.asleep:
             raise RuntimeError("echo was called while it sleeps")
+        if self._gang is not None and self._gang.failure:
+            raise EngineFailed(self._gang.failure)
         if options.die_after is not None and seen >= options.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.hang_after is not None and seen >= options.hang_after:

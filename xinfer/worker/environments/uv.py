@@ -129,6 +129,7 @@ def _signal(group: int, number: int) -> None:
 
 SIZES = {"B": 1 / 1024 / 1024, "KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}
 STARTED = re.compile(r"^\s*Downloading (?P<name>\S+) \((?P<size>[\d.]+) ?(?P<unit>[KMG]?i?B)\)")
+COMPILING = re.compile(r"^\s*Building (?P<name>[^\s=@]+)")
 FINISHED = re.compile(r"^\s*(?:Downloaded|Built) (?P<name>\S+)")
 PREPARED = re.compile(r"^\s*Prepared (?P<count>\d+) packages?")
 INSTALLED = re.compile(r"^\s*Installed (?P<count>\d+) packages?")
@@ -152,6 +153,8 @@ class InstallProgress:
         if started := STARTED.match(line):
             self._sizes[started["name"]] = float(started["size"]) * SIZES.get(started["unit"], 0.0)
             self._downloading()
+        elif compiling := COMPILING.match(line):
+            self._tell(f"compiling {compiling['name']}, which may take minutes", self._fraction)
         elif (finished := FINISHED.match(line)) and finished["name"] in self._sizes:
             self._done.add(finished["name"])
             self._downloading()
