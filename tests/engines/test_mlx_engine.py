@@ -15,6 +15,7 @@ if importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx_lm")
     pytest.skip("mlx-lm is not installed in this environment", allow_module_level=True)
 
 import mlx.core as mx
+from engines.asking import GRANT, chat, complete, frames, text_of, with_engine
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.generate import generate_step
 from mlx_lm.models import mamba, qwen3
@@ -24,7 +25,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 import xinfer.catalog
 from xinfer.catalog import introspect
 from xinfer.devices import DeviceSlice, Grant, Lease
-from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Call, Frame
+from xinfer.engines.base import Call
 from xinfer.engines.mlx import ENGINE
 from xinfer.engines.mlx.runner import BatchLimits, BatchRunner
 from xinfer.engines.token_engine import Sequence
@@ -36,7 +37,6 @@ from xinfer.spec import Format, ModelSpec
 pytestmark = pytest.mark.engine("mlx")
 
 DEMO = Path(xinfer.catalog.__file__).parent / "demo" / "demo-chat"
-GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()))
 TEMPLATE = "{% for m in messages %}<|turn|>{{ m.role }} {{ m.content }}<|end|>{% endfor %}<|turn|>assistant "
 TEXT = Path(__file__).read_text(encoding="utf-8")
 CONFIG: dict[str, Any] = {
@@ -89,42 +89,8 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def with_model(folder: Path, use: Callable[[Any], Awaitable[Any]], grant: Grant = GRANT, **options: Any) -> Any:
-    """Load a model, use it, close it."""
-
-    async def main() -> Any:
-        engine = ENGINE()
-        spec = ModelSpec(name="tiny", kind=Kind.LLM, source=str(folder), format=Format.SAFETENSORS, context_length=512)
-        spec = introspect(str(folder)) if folder == DEMO else spec
-        await engine.load(spec, options, grant, lambda _stage, _fraction: None)
-        try:
-            return await use(engine)
-        finally:
-            await engine.close()
-
-    return asyncio.run(main())
-
-
-async def frames(engine: Any, op: Op, **fields: Any) -> list[Frame]:
-    body = json.dumps({"model": "m", **fields}).encode()
-    return [frame async for frame in engine.serve(Call("id", op, body, "m"))]
-
-
-async def complete(engine: Any, prompt: Any, **fields: Any) -> dict[str, Any]:
-    """A greedy completion, unless the fields say otherwise."""
-    asked = {"temperature": 0, "max_tokens": 12, "ignore_eos": True, **fields}
-    head, *rest = await frames(engine, Op.COMPLETION, prompt=prompt, **asked)
-    if not asked.get("stream"):
-        assert head == JSON_HEAD
-        return json.loads(rest[0])
-    assert head == SSE_HEAD
-    lines = b"".join(rest).decode().split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
-    parts = [part for line in lines[:-2] for part in json.loads(line[6:])["choices"]]
-    return {"choices": [{"text": "".join(part["text"] for part in parts), "finish_reason": parts[-1]["finish_reason"]}]}
-
-
-def text_of(answer: dict[str, Any], choice: int = 0) -> str:
-    return answer["choices"][choice]["text"]
+    tiny = ModelSpec(name="tiny", kind=Kind.LLM, source=str(folder), format=Format.SAFETENSORS, context_length=512)
+    return with_engine(ENGINE, introspect(str(folder)) if folder == DEMO else tiny, use, grant, options)
 
 
 def reference(prompt: list[int], tokens: int) -> list[int]:
@@ -237,19 +203,7 @@ def test_demo_chat_gives_its_golden_answers_to_32_at_once(stream):
     async def ask(engine: Any, entry: dict[str, Any]) -> dict[str, Any]:
         fields = {name: entry[name] for name in ("messages", "tools", "enable_thinking") if name in entry}
         async with gate:
-            _, *rest = await frames(engine, Op.CHAT, temperature=0, stream=stream, **fields)
-        if not stream:
-            message: dict[str, Any] = json.loads(rest[0])["choices"][0]["message"]
-            return message
-        said: dict[str, Any] = {"content": "", "tool_calls": []}
-        for line in b"".join(rest).decode().split("\n\n")[:-2]:
-            delta = json.loads(line[6:])["choices"][0]["delta"]
-            said["content"] += delta.get("content") or ""
-            for call in delta.get("tool_calls", ()):
-                if "id" in call:
-                    said["tool_calls"].append({"function": {"name": call["function"]["name"], "arguments": ""}})
-                said["tool_calls"][call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-        return said
+            return await chat(engine, stream=stream, **fields)
 
     async def use(engine: Any) -> list[dict[str, Any]]:
         return await asyncio.gather(*[ask(engine, entry) for entry in golden])

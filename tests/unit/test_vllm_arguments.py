@@ -1,5 +1,6 @@
 """From options, slice and model to the command line of ``vllm serve``."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from xinfer.engines.vllm.arguments import (
     WORKER_MIB,
     arguments,
     cpu_memory_arguments,
+    cpu_workers,
     memory_arguments,
     suggestions,
 )
@@ -44,6 +46,7 @@ def test_options_become_words_of_a_command_line():
             "enable_prefix_caching": False,
             "lora_modules": ["a=/a", {"name": "b", "path": "/b"}],
             "speculative_config": {"method": "ngram"},
+            "compilation_config.custom_ops+": "none",
             "seed": None,
         },
         {UTILIZATION: 0.5},
@@ -57,6 +60,7 @@ def test_options_become_words_of_a_command_line():
         '{"name": "b", "path": "/b"}',
         "--speculative-config",
         '{"method": "ngram"}',
+        "--compilation-config.custom_ops+=none",
         "--gpu-memory-utilization=0.5",
         "--model=/models/m",
         "--served-model-name=uid",
@@ -108,6 +112,27 @@ def test_two_replicas_on_one_cpu_stay_within_their_slices(node, first, second):
     for size in (first, second):
         share = cpu_memory_arguments(cpu(size), 1400, node, {})[UTILIZATION]
         assert share * node + 1400 <= size
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_all_workers_of_one_cpu_together_stay_within_the_slice(workers):
+    options = {"tensor_parallel_size": workers}
+    assert cpu_workers(options) == workers
+    share = cpu_memory_arguments(cpu(9000), 1400, 24_000, options, workers)[UTILIZATION]
+    assert 1400 + workers * share * 24_000 <= 9000
+    with pytest.raises(LoadFailed, match=f"about {1400 + workers * (256 + WORKER_MIB)} MiB"):
+        cpu_memory_arguments(cpu(1400 + workers * WORKER_MIB), 1400, 24_000, options, workers)
+
+
+def test_workers_are_those_of_one_member_of_a_gang():
+    assert cpu_workers({}) == cpu_workers({}, 2) == 1
+    assert cpu_workers({"tensor_parallel_size": "4", "pipeline_parallel_size": 2}, 2) == 4
+    with pytest.raises(InvalidRequest, match="tensor_parallel_size must be a number"):
+        cpu_workers({"tensor_parallel_size": "many"})
+
+
+def test_a_model_that_listens_is_no_pooling_model():
+    assert suggestions(msgspec.structs.replace(EMBED, kind=Kind.SPEECH_RECOGNITION), "", {}, 1) == {}
 
 
 def test_more_than_the_slice_is_refused_with_numbers():

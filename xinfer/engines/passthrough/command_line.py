@@ -55,7 +55,8 @@ class ServerKind(msgspec.Struct, frozen=True, kw_only=True):
         return [word for name, value in arguments.items() for word in self._words(name, value)]
 
     def _words(self, name: str, value: Any) -> list[str]:
-        flag = "--" + name.replace("_", "-")
+        argument, dot, member = name.partition(".")  # of a nested argument only the first part has dashes
+        flag = f"--{argument.replace('_', '-')}{dot}{member}"
         match value:
             case None:
                 return []

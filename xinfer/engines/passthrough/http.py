@@ -136,7 +136,17 @@ class HttpClient:
         Raises:
             EndpointFailed: there is no answer.
         """
-        connection = await self.open("GET", path)
+        return await self._whole(await self.open("GET", path))
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer to some JSON.
+
+        Raises:
+            EndpointFailed: there is no answer.
+        """
+        return await self._whole(await self.open("POST", path, body, {"content-type": "application/json"}))
+
+    async def _whole(self, connection: Connection) -> tuple[int, bytes]:
         try:
             return connection.status, await self.rest_of(connection)
         finally:

@@ -14,4 +14,6 @@ PATHS: dict[Op, str] = {
     Op.SCORE: "/v1/score",
     Op.CLASSIFY: "/classify",
     Op.POOLING: "/pooling",
+    Op.TRANSCRIPTION: "/v1/audio/transcriptions",
+    Op.TRANSLATION: "/v1/audio/translations",
 }

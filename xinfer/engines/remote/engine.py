@@ -24,7 +24,7 @@ from xinfer.engines.remote.options import RemoteOptions
 from xinfer.engines.remote.refusing import refused
 from xinfer.errors import EndpointFailed, LoadFailed
 from xinfer.ops import Op
-from xinfer.protocols.naming import renamed
+from xinfer.protocols.naming import renamed_request
 from xinfer.settings import child_environment
 from xinfer.spec import Format, ModelSpec
 
@@ -101,7 +101,7 @@ class RemoteEngine:
             XinferError: it refuses, fails, or cannot be reached.
         """
         assert self._caller is not None
-        call = msgspec.structs.replace(call, body=renamed(call.body, self._model))
+        call = msgspec.structs.replace(call, body=renamed_request(call.headers, call.body, self._model))
         async with contextlib.aclosing(self._caller.serve(call)) as frames:
             async for frame in frames:
                 yield frame

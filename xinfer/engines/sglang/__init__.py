@@ -7,6 +7,8 @@ parsers.py      which of its parsers read what a model writes (pure)
 free_memory.py  how much memory the cards have free, which is what its share is of
 server.py       the child: started, waited for, watched, ended
 child.py        what runs in the child before SGLang does
+adapters.py     what adapters ask of its arguments and of a request (pure)
+changes.py      adapters that come and go while it runs
 requirements.py what an environment for it holds
 ==============  ===========================================================================
 """

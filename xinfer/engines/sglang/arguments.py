@@ -28,6 +28,9 @@ SERVER = ServerKind(
         "grpc_mode": "",
         "smg_grpc_mode": "",
         "tokenizer_worker_num": "",
+        "nnodes": "n_worker",
+        "node_rank": "n_worker",
+        "dist_init_addr": "n_worker",
     },
     tool_parsers={
         Dialect.HERMES: "qwen",
@@ -36,6 +39,7 @@ SERVER = ServerKind(
         Dialect.MISTRAL: "mistral",
         Dialect.DEEPSEEK_V3: "deepseekv3",
         Dialect.DEEPSEEK_V31: "deepseekv31",
+        Dialect.DEEPSEEK_V32: "deepseekv32",
         Dialect.GLM: "glm45",
         Dialect.HARMONY: "gpt-oss",
         Dialect.KIMI: "kimi_k2",

@@ -14,9 +14,10 @@ import psutil
 
 from xinfer.engines.base import Load, Progress
 from xinfer.engines.passthrough import PATHS, HttpCaller, HttpClient, Origin
+from xinfer.engines.sglang.traces import Traces
 from xinfer.errors import EndpointFailed, LoadFailed
 from xinfer.ops import Op
-from xinfer.processes import ProcessId, free_port
+from xinfer.processes import ProcessId, lasting_port
 from xinfer.settings import child_environment
 
 NAME = "SGLang's server"
@@ -62,13 +63,16 @@ class Loads(msgspec.Struct):
 class SglangServer:
     """One server. ``failure`` says why it has ended, where nobody asked it to; ``load`` is what it said last."""
 
-    def __init__(self, process: asyncio.subprocess.Process, client: HttpClient, progress: Progress) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, client: HttpClient, progress: Progress, traces: Traces
+    ) -> None:
         self.caller = HttpCaller(client, SGLANG_PATHS)
         self.failure = ""
         self.load = Load()
         self._process = process
         self._client = client
         self._progress = progress
+        self._traces = traces
         self._closing = False
         self._last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._log = asyncio.create_task(self._copy_log())
@@ -87,17 +91,18 @@ class SglangServer:
         Raises:
             LoadFailed: it ended instead; with the last lines of its log.
         """
-        port, key = free_port(HOST), secrets.token_hex(24)
+        port, key = lasting_port(HOST), secrets.token_hex(24)
+        traces = Traces.make()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "xinfer.engines.sglang.child", str(ProcessId.own().pid)),
             *(*arguments, f"--host={HOST}", f"--port={port}"),
-            env=child_environment(env),
+            env=child_environment({**env, **traces.variables}),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
         client = HttpClient(Origin(host=HOST, port=port), NAME, {"authorization": f"Bearer {key}"})
-        server = cls(process, client, progress)
+        server = cls(process, client, progress, traces)
         try:
             assert process.stdin is not None
             process.stdin.write(f"{key}\n".encode())
@@ -107,6 +112,14 @@ class SglangServer:
             await server.close()
             raise
         return server
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of its answer to an order.
+
+        Raises:
+            EndpointFailed: there is none.
+        """
+        return await self._client.post(path, body)
 
     async def close(self) -> None:
         """End the server and whatever it has started."""
@@ -129,12 +142,15 @@ class SglangServer:
                 child.kill()
         self._log.cancel()
         self._client.close()
+        psutil.wait_procs(family, timeout=CLOSE_GRACE_S)
+        self._traces.remove()
 
     async def _become_ready(self) -> None:
         while not self.failure:
             with contextlib.suppress(EndpointFailed):  # it does not listen yet
                 status, _ = await self._client.get(READY_PATH)
                 if status == 200:
+                    self._traces.note(self._process.pid)
                     self._asking = asyncio.create_task(self._keep_asking())
                     return
             await asyncio.wait((self._end,), timeout=ASK_S)

@@ -7,7 +7,7 @@ from xinfer.devices import Budget
 from xinfer.engines.passthrough.command_line import ServerKind
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.generation.dialects import Dialect
-from xinfer.ops import GENERATIVE_KINDS
+from xinfer.ops import GENERATIVE_KINDS, Kind
 from xinfer.spec import ModelSpec
 
 SERVER = ServerKind(
@@ -25,6 +25,10 @@ SERVER = ServerKind(
         "root_path": "",
         "middleware": "",
         "headless": "",
+        "nnodes": "n_worker",
+        "node_rank": "n_worker",
+        "master_addr": "n_worker",
+        "master_port": "n_worker",
     },
     tool_parsers={
         Dialect.HERMES: "hermes",
@@ -33,6 +37,7 @@ SERVER = ServerKind(
         Dialect.MISTRAL: "mistral",
         Dialect.DEEPSEEK_V3: "deepseek_v3",
         Dialect.DEEPSEEK_V31: "deepseek_v31",
+        Dialect.DEEPSEEK_V32: "deepseek_v32",
         Dialect.GLM: "glm45",
         Dialect.HARMONY: "openai",
         Dialect.KIMI: "kimi_k2",
@@ -56,6 +61,8 @@ MIB = 1024 * 1024
 
 def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], cards: int) -> dict[str, Any]:
     """What the model, its chat ``template`` and the number of cards suggest, where the launch says nothing."""
+    if spec.kind is Kind.SPEECH_RECOGNITION:
+        return {}
     if spec.kind not in GENERATIVE_KINDS:
         return {"runner": "pooling"}
     suggested: dict[str, Any] = {"max_model_len": "auto"}  # the model's own, or the longest that its slice holds
@@ -97,10 +104,25 @@ def memory_arguments(budgets: Sequence[Budget], options: Mapping[str, Any]) -> d
     return _within(share, min(budget.memory_mib for budget in budgets), budgets[0].total_mib, options)
 
 
+def cpu_workers(options: Mapping[str, Any], members: int = 1) -> int:
+    """How many worker processes one member of a gang starts on a CPU, which is one device for all of them.
+
+    Raises:
+        InvalidRequest: one of the numbers is none.
+    """
+    count = 1
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        given = options.get(name) or 1
+        if not str(given).isdigit():
+            raise InvalidRequest(f"{name} must be a number of processes, not {given!r}", param=name)
+        count *= int(given)
+    return max(1, count // members)
+
+
 def cpu_memory_arguments(
-    budget: Budget, frontend_mib: int, seen_mib: int, options: Mapping[str, Any]
+    budget: Budget, frontend_mib: int, seen_mib: int, options: Mapping[str, Any], workers: int = 1
 ) -> dict[str, Any]:
-    """The same for a CPU, where vLLM's share is of the memory of a NUMA node and is that of its worker alone.
+    """The same for a CPU, where vLLM's share is of the memory of a NUMA node and is that of one of its workers.
 
     ``frontend_mib`` is what the other processes of vLLM take; ``seen_mib`` is what vLLM sees as the node's memory.
 
@@ -108,10 +130,11 @@ def cpu_memory_arguments(
         LoadFailed: the slice has no room even for the processes.
         InvalidRequest: the launch asks vLLM for more than the slice has.
     """
-    left = budget.memory_mib - frontend_mib - SLACK_MIB
+    left = (budget.memory_mib - frontend_mib) // workers - SLACK_MIB
     if left < WORKER_MIB:
+        needed = frontend_mib + workers * (SLACK_MIB + WORKER_MIB)
         raise LoadFailed(
-            f"vLLM's processes take about {frontend_mib + SLACK_MIB + WORKER_MIB} MiB on a CPU before any weights, "
+            f"vLLM's processes take about {needed} MiB on a CPU before any weights, "
             f"and the slice has {budget.memory_mib} MiB; launch it with more memory (--gpumem)"
         )
     return _within(left * STEPS // max(1, seen_mib) / STEPS, left, seen_mib, options)

