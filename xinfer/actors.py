@@ -50,13 +50,19 @@ async def open_pool(host: str, port: int = 0) -> "xo.MainActorPoolType":
     asyncio.get_running_loop().set_exception_handler(_on_unhandled)
     bracketed = f"[{host}]" if ":" in host else host
     if port:
-        return await xo.create_actor_pool(f"{bracketed}:{port}", n_process=0)
+        return await _pool(f"{bracketed}:{port}")
     for _ in range(PORT_ATTEMPTS - 1):
         try:
-            return await xo.create_actor_pool(f"{bracketed}:{free_port(host)}", n_process=0)
+            return await _pool(f"{bracketed}:{free_port(host)}")
         except OSError:
             continue
-    return await xo.create_actor_pool(f"{bracketed}:{free_port(host)}", n_process=0)
+    return await _pool(f"{bracketed}:{free_port(host)}")
+
+
+async def _pool(address: str) -> "xo.MainActorPoolType":
+    # An internal address would be a socket in the user's home, for processes of this pool, and there are none. Whoever
+    # is killed would leave it there for ever.
+    return await xo.create_actor_pool(address, n_process=0, enable_internal_addresses=[False])
 
 
 def _on_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

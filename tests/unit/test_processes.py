@@ -13,6 +13,7 @@ import pytest
 from xinfer.processes import (
     ProcessId,
     claimed,
+    first_error,
     free_port,
     host_id,
     log_tail,
@@ -275,3 +276,16 @@ def test_sockets_live_where_only_this_user_gets_in(tmp_path, monkeypatch):
     path = runtime_directory()
     assert path == runtime_directory() == Path(tmp_path / f"xinfer-{os.getuid()}")
     assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_first_error_of_a_log_is_the_one_that_caused_the_others(tmp_path):
+    log = tmp_path / "log"
+    assert first_error(log) == ""
+    log.write_text(
+        "WARNING ImportError: no module named 'speed', going on without\n"
+        "ERROR went wrong, without an exception\n"
+        "(Worker pid=7) ERROR 11-20 16:26:22 [executor.py:953] RuntimeError: The size of tensor a (256) must match\n"
+        "(Core pid=6) ERROR 11-20 16:26:23 [core.py:1] Exception: see the root cause above\n"
+        "RuntimeError: see the root cause above\n"
+    )
+    assert first_error(log) == "RuntimeError: The size of tensor a (256) must match"
