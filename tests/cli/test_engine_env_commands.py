@@ -134,6 +134,30 @@ def test_an_environment_is_built_listed_checked_and_removed(machine: Machine) ->
     assert machine.run(XINFER, "engine", "remove", "toy_one").returncode == 1
 
 
+def test_a_damaged_environment_is_found_and_built_anew(machine: Machine) -> None:
+    assert machine.run(*machine.install("toy_one")).returncode == 0
+    (row,) = machine.environments()
+    (library,) = machine.store.folder(row["name"]).rglob("toylib.py")
+    library.unlink()  # it is a link into the installer's cache, which must not change
+    broken = machine.run(XINFER, "engine", "check", "toy_one")
+    assert broken.returncode == 1
+    assert "No module named 'toylib'" in broken.stderr
+    assert "xinfer engine install ENGINE --again" in broken.stderr
+    again = machine.run(*machine.install("toy_one", "--again"))
+    assert again.returncode == 0, again.stderr
+    assert machine.run(XINFER, "engine", "check", "toy_one").returncode == 0
+    assert [row["name"]] == [row["name"] for row in machine.environments()]
+
+
+def test_a_log_shows_how_far_a_build_is(machine: Machine, gate: Path) -> None:
+    builder = machine.start(*machine.install("toy_one"))
+    until_checked(gate).close()
+    _, said = builder.communicate(timeout=PATIENCE_S)
+    assert builder.returncode == 0
+    assert said.splitlines()[0].startswith("toy_one ")
+    assert " 0 s  " in said.splitlines()[0]
+
+
 def test_another_version_of_a_package_is_another_environment(machine: Machine) -> None:
     for command in (machine.install("toy_one"), machine.install("toy_one", "--package", "toylib==2.0")):
         assert machine.run(*command).returncode == 0

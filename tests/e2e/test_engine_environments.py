@@ -3,9 +3,11 @@
 import importlib.metadata
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from e2e.conftest import command_of
 from fakes.packages.toys import write_library, write_toys
 from fakes.packages.wheels import repack
 
@@ -150,3 +152,32 @@ def test_words_that_cannot_be_meant_are_refused(site, words, param):
     refused = site.call("POST", "/v1/models", json={"model_name": "echo", **words})
     assert refused.status_code == 400, refused.text
     assert refused.json()["error"]["param"] == param
+
+
+def test_ctrl_c_of_the_server_ends_its_build_and_the_next_one_builds_it(site, wait):
+    """The last one of this module: it ends the server, and starts it again."""
+    site.call("POST", "/v1/engines/toy_two/install", json={"packages": ["toylib==0.5"]}).raise_for_status()
+
+    def build():
+        (builds,) = site.get("/v1/engines/toy_two/install")["workers"].values()
+        return builds[-1]
+
+    def checks():
+        return [process for process in site.processes() if "xinfer.worker.environments.probe" in command_of(process)]
+
+    wait(lambda: "checking" in build()["stage"] and checks(), "it is built as far as its check, which does not end")
+    name = build()["environment"]
+    folder = site.root / "home" / "environments" / name
+    assert (folder / "venv").exists()
+    program = site.programs[-1]
+    program.send(signal.SIGINT)
+    assert program.wait() == 0
+    assert site.processes() == []
+    assert not (folder / "venv").exists()
+    assert not (folder / "environment.json").exists()
+
+    site.local()
+    site.call("POST", "/v1/engines/toy_two/install", json={"packages": ["toylib==0.5"]}).raise_for_status()
+    (site.root / "gate").write_text("")  # now its check comes to an end
+    wait(lambda: build()["state"] == "ready", "it is built")
+    assert (build()["environment"], (folder / "environment.json").exists()) == (name, True)

@@ -82,7 +82,7 @@ def test_a_device_with_tenants_cannot_be_had_alone():
 
 def test_nobody_joins_who_has_a_device_alone():
     host = Host(CARDS[0])
-    assert host.launch("alone", gpumem=100, gpucores=100).slices[0].exclusive
+    assert host.launch("alone", gpumem=100, gpucores=100).leader.slices[0].exclusive
     assert refused(host, gpumem=100) == (
         "a replica of 'm' needs 100 MiB on one device: a: device gpu-0 belongs to one replica alone",
         {"ExclusiveConflict": 1},
@@ -102,7 +102,7 @@ def test_an_unknown_uuid_is_named():
 @pytest.mark.parametrize("gone", [False, True], ids=["is not healthy", "is not there"])
 def test_a_device_that_is_lost_between_placement_and_launch(gone):
     host = Host(*CARDS)
-    place = host.launch("m", gpumem=100)
+    place = host.launch("m", gpumem=100).leader
     assert place.slices == (DeviceSlice(device_id="gpu-0", memory_mib=100),)
 
     lost = msgspec.structs.replace(CARDS[0], healthy=False, health_reason="it is not there any more")
@@ -129,6 +129,6 @@ def test_a_device_that_is_lost_between_placement_and_launch(gone):
     )
     host.statuses = (failed,)
     host.say_hello()
-    again = host.cluster.models["m"].replicas["m-0"]
+    again = host.cluster.models["m"].replicas["m-0"].leader
     assert again.generation > place.generation
     assert again.slices == (DeviceSlice(device_id="gpu-1", memory_mib=100),)

@@ -102,7 +102,7 @@ def test_what_may_not_be_asked(world, deployment):
     with pytest.raises(InvalidRequest, match="1 and 2"):
         standing.asleep(cluster, "m", 3)
     change(world, engine="sentence_transformers")
-    with pytest.raises(UnsupportedParameter, match="these do: echo, transformers, vllm"):
+    with pytest.raises(UnsupportedParameter, match="these do: echo, llama\\.cpp, sglang, transformers, vllm"):
         standing.with_adapter(cluster, "m", B)
     with pytest.raises(UnsupportedParameter, match="these can: echo, vllm"):
         standing.asleep(cluster, "m", 1)
