@@ -25,20 +25,11 @@ serve: $(ENGINES) ## serve the demo models on http://$(HOST):$(PORT)
 test: $(ENGINES) $(DEV) ## run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# Each engine in an environment of its own, with what its tests need beside it. llama.cpp is compiled: some minutes.
-ENVIRONMENTS := $(abspath $(VENV))/engines/environments
-TESTED_ENGINES ?= vllm llama.cpp sglang mlx
-TEST_PACKAGES := $(addprefix --package ,pytest hypothesis openai gguf safetensors transformers torch==2.13.0)
+# Each engine in an environment of its own, one after the other. llama.cpp is compiled: some minutes.
+TESTED_ENGINES ?= mlx sglang vllm llama.cpp
 
 test-engines: $(ENGINES) $(DEV) ## build the environments of all engines and run their tests
-	for engine in $(TESTED_ENGINES); do \
-		XINFER_HOME=$(dir $(ENVIRONMENTS)) $(BIN)/xinfer engine install $$engine $(TEST_PACKAGES) || exit 1; done
-	XINFER_TEST_ENGINES="$(TESTED_ENGINES)" XINFER_TEST_ENVIRONMENTS=$(ENVIRONMENTS) \
-		$(BIN)/python -m pytest tests/e2e/test_engine_contract.py tests/e2e/test_vllm_slices.py \
-		tests/e2e/test_vllm_adapters.py $(PYTEST_ARGS)
-	for engine in $(TESTED_ENGINES); do \
-		python=$$(ls -td $(ENVIRONMENTS)/$$engine-*/venv/bin/python | head -1); \
-		PYTHONPATH=. $$python -m pytest tests/engines/test_$$(echo $$engine | tr . _)_*.py $(PYTEST_ARGS) || exit 1; done
+	$(BIN)/python tools/engine_tests.py $(TESTED_ENGINES) --home $(VENV)/engines --pytest="$(PYTEST_ARGS)"
 
 check: $(DEV) ## lint, format, types, layers, shape of the code
 	$(BIN)/ruff check .
