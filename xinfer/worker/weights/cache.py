@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from xinfer.catalog.hub_cache import UNFINISHED, CachedRepository
+from xinfer.catalog.hub_cache import UNFINISHED, CachedRepository, size_of
 from xinfer.catalog.repository import RemoteFile
 from xinfer.catalog.sources import HubSource
 from xinfer.processes import write_atomically
@@ -56,8 +56,8 @@ class RepositoryCache(CachedRepository):
         for part in self.unfinished():
             with self._lock(part.name.removesuffix(UNFINISHED)) as lock:
                 if lock.try_exclusive():
-                    freed += part.stat().st_size
-                    part.unlink()
+                    freed += max(0, size_of(part))  # it may have become whole before we held it
+                    part.unlink(missing_ok=True)
         return freed
 
     def _lock(self, blob: str) -> FileLock:

@@ -5,6 +5,7 @@ shared by every process that reads the weights and exclusively by whoever remove
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -158,7 +159,9 @@ class WeightStore:
         for hub in Hub:
             for repository in filter(REPOSITORY.fullmatch, unfinished_repositories(cache_root(self._settings, hub))):
                 source = HubSource(hub, repository)
-                parts = [part.stat() for part in self.cache(source).unfinished()]
+                parts = list(_seen(self.cache(source).unfinished()))
+                if not parts:
+                    continue  # they became whole while we looked
                 size, latest = sum(part.st_size for part in parts), max(part.st_mtime for part in parts)
                 yield CachedWeights(
                     name=str(source), source=str(source), size=size, complete=False, downloaded_at=latest
@@ -197,6 +200,13 @@ class WeightStore:
 
     def _file(self, name: str) -> Path:
         return self._root / "sets" / f"{name}.json"
+
+
+def _seen(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Of files that others are working on: those that are still there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path.stat()
 
 
 def _remove_empty(folder: Path) -> None:
