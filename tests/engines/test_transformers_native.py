@@ -15,10 +15,10 @@ from xinfer.devices import Grant, Lease  # noqa: E402
 from xinfer.engines.token_engine import Sequence  # noqa: E402
 from xinfer.engines.transformers import attention  # noqa: E402
 from xinfer.engines.transformers.checks import check_cache, native_fault  # noqa: E402
-from xinfer.engines.transformers.engine import TransformersOptions  # noqa: E402
 from xinfer.engines.transformers.loading import load_model, run_natively  # noqa: E402
 from xinfer.engines.transformers.model import SlotModel  # noqa: E402
 from xinfer.engines.transformers.native import NativeDecoder, unsuited  # noqa: E402
+from xinfer.engines.transformers.options import TransformersOptions  # noqa: E402
 from xinfer.engines.transformers.runner import BatchRunner  # noqa: E402
 from xinfer.engines.transformers.shape import CacheLimits, CacheShape  # noqa: E402
 from xinfer.errors import LoadFailed  # noqa: E402

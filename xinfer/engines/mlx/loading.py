@@ -10,7 +10,7 @@ from mlx_lm.utils import load_model as read_model
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.mlx.batch import States, evaluate, fresh, unbatchable
-from xinfer.engines.mlx.engine import MlxOptions
+from xinfer.engines.mlx.options import MlxOptions
 from xinfer.engines.mlx.runner import BatchLimits, BatchRunner
 from xinfer.engines.token_engine import Limits, LoadedModel
 from xinfer.engines.token_engine.model_folder import recommended_sampling, stop_ids

@@ -79,7 +79,7 @@ class SentenceTransformersEngine(PoolingEngine):
         progress("importing", 0.0)
         import torch  # noqa: PLC0415 - only in the replica's process
 
-        from xinfer.engines.sentence_transformers.models import load_model  # noqa: PLC0415 - needs torch
+        from xinfer.engines.sentence_transformers.loading import load_model  # noqa: PLC0415 - needs torch
 
         torch.set_num_threads(max(1, grant.threads))
         progress("reading weights", 0.5)

@@ -1,59 +1,29 @@
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
-from msgspec import Meta
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, EngineMemory, Match, Progress, Requirements
 from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, TokenEngine
 from xinfer.engines.torch_device import cpu_build
 from xinfer.engines.transformers.changes import ChangesOfTransformers
+from xinfer.engines.transformers.fitness import read_config, unfit
 from xinfer.engines.transformers.imports import UNUSED_PACKAGES, without_packages
+from xinfer.engines.transformers.options import TransformersOptions
 from xinfer.engines.transformers.quantization import (
     CPU_UNPACKS,
     UNPACKS,
-    Quantize,
     installed,
     packages_for,
     unreadable,
 )
 from xinfer.engines.transformers_library import known_model_types
-from xinfer.ops import GENERATIVE_KINDS, Kind
+from xinfer.ops import GENERATIVE_KINDS
 from xinfer.spec import Format, ModelSpec
-
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""Ends of the names of architectures that continue text."""
-ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
-"""Kinds of layers whose state is keys and values of past tokens, and nothing else."""
-
-
-class TransformersOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Engine keywords of a launch."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    """``auto``: as the weights are stored; on a CPU float32 if the granted memory has room, and never float16."""
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    """The older name of ``dtype``."""
-    device: Annotated[str, Meta(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
-    max_num_seqs: Annotated[int, Meta(ge=1, le=1024)] = 32
-    """How many sequences run at once; the rest wait."""
-    max_model_len: Annotated[int, Meta(ge=16)] | None = None
-    """Context in tokens; by default what the model was made for, or what the memory holds if that is less."""
-    context_length: Annotated[int, Meta(ge=16)] | None = None
-    """Another name of ``max_model_len``."""
-    quantize: Quantize | None = None
-    """Quantize plain weights to this while they are read, with bitsandbytes; embeddings and output stay as they are."""
-    prefill_chunk: Annotated[int, Meta(ge=16)] = 512
-    """So many tokens of prompts are read between two tokens of the running sequences."""
-    trust_remote_code: bool = False
-    """Run Python code from the model's folder. Only for models whose code you have read."""
-    implementation: Literal["auto", "native", "library"] = "auto"
-    """native: our decoder (Llama, Mistral, Qwen2, Qwen3); library: the library's classes; auto: native where it can."""
 
 
 class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]):
@@ -108,7 +78,7 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
             return Match(False, f"transformers serves language models here, and this is a model for {spec.kind}")
         if spec.format not in cls.formats:
             return Match(False, f"it reads safetensors and pickles, and this model is in the format {spec.format}")
-        reason = unreadable(spec.quantization) or unfit(_read_config(Path(spec.source)), spec.kind)
+        reason = unreadable(spec.quantization) or unfit(read_config(Path(spec.source)), spec.kind)
         return Match(not reason, reason)
 
     @classmethod
@@ -133,29 +103,3 @@ class TransformersEngine(ChangesOfTransformers, TokenEngine[TransformersOptions]
             model = load_model(spec, options, grant, progress)
         self.read_adapter = model.read_adapter
         return model
-
-
-def unfit(config: dict[str, Any], kind: Kind = Kind.LLM) -> str:
-    """Why a model with this ``config.json`` cannot be served here; empty when it can, as far as the file says."""
-    sees = kind is Kind.VISION_LANGUAGE
-    text = {**config, **(config.get("text_config") or {})}
-    if text.get("is_encoder_decoder"):
-        return "it is an encoder-decoder model; this engine serves decoder-only ones"
-    architectures = config.get("architectures") or []
-    suffixes = (*CAUSAL, "ForConditionalGeneration") if sees else CAUSAL
-    if architectures and not any(name.endswith(suffixes) for name in architectures):
-        return f"its architecture {architectures[0]} is no causal language model"
-    if text.get("cross_attention_layers"):
-        return "it looks at images in layers of their own, rather than among the tokens"
-    other = sorted(set(text.get("layer_types") or ()) - ATTENTION_LAYERS)
-    if other:
-        return f"it has layers of the kind {other[0]}, whose state is not a cache of keys and values"
-    return ""
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # the catalog judges folders; a hub id is looked at once it is downloaded
-    return config if isinstance(config, dict) else {}

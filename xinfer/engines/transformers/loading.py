@@ -17,10 +17,11 @@ from xinfer.engines.torch_device import pick_device
 from xinfer.engines.transformers import attention
 from xinfer.engines.transformers.checks import check_cache, native_fault
 from xinfer.engines.transformers.checks_of_images import check_images
-from xinfer.engines.transformers.engine import TransformersOptions, unfit
+from xinfer.engines.transformers.fitness import unfit
 from xinfer.engines.transformers.lora import AdapterWeights, read_adapter
 from xinfer.engines.transformers.model import SlotModel
 from xinfer.engines.transformers.native import NativeDecoder, unsuited
+from xinfer.engines.transformers.options import TransformersOptions
 from xinfer.engines.transformers.quantized_weights import reading_arguments
 from xinfer.engines.transformers.runner import BatchRunner
 from xinfer.engines.transformers.shape import MIN_LENGTH, CacheLimits, CacheShape
