@@ -227,7 +227,7 @@ def _wait(client: Client, uid: str) -> None:
         raise typer.Exit(1)
     out.print(Text(f"{uid} is ready.", style="bold green"))
     if model := _routed(client, uid):
-        out.print(Text(how_to_call(client.http.base_url, model)))
+        out.print(Text(how_to_call(client.http.base_url, model)), soft_wrap=True)  # to be copied as it stands
 
 
 def _routed(client: Client, uid: str) -> Model | None:

@@ -1,6 +1,7 @@
 """How to call a model that was just launched: one line of curl, and the openai client."""
 
 import json
+import shlex
 from typing import Any
 
 from xinfer.client import Model
@@ -10,6 +11,21 @@ _CHAT_LINES = """reply = client.chat.completions.create(
     model="{uid}", messages=[{{"role": "user", "content": "Hello!"}}]
 )
 print(reply.choices[0].message.content)"""
+
+_IMAGE_LINES = """import base64
+
+picture = base64.b64encode(open("picture.png", "rb").read()).decode()
+reply = client.chat.completions.create(
+    model="{uid}",
+    messages=[{{"role": "user", "content": [
+        {{"type": "image_url", "image_url": {{"url": f"data:image/png;base64,{{picture}}"}}}},
+        {{"type": "text", "text": "What is this?"}},
+    ]}}],
+)
+print(reply.choices[0].message.content)"""
+
+_RECORDING_LINES = """with open("recording.wav", "rb") as recording:
+    print(client.audio.transcriptions.create(model="{uid}", file=recording).text)"""
 
 _EMBEDDING_LINES = """reply = client.embeddings.create(model="{uid}", input=["Hello!"])
 print(len(reply.data[0].embedding))"""
@@ -24,11 +40,17 @@ def how_to_call(base_url: str, model: Model) -> str:
     if model.model_type == Kind.RERANK:
         body = {"model": model.id, "query": "What is a cat?", "documents": ["A cat is an animal.", "Rain is water."]}
         return _curl(base_url, "/v1/rerank", body)
+    if model.model_type == Kind.SPEECH_RECOGNITION:
+        form = f"-F {shlex.quote(f'model={model.id}')} -F file=@recording.wav"
+        return f"\nWith curl:\n  curl {base_url}/v1/audio/transcriptions {form}\n" + _python(
+            base_url, _RECORDING_LINES.format(uid=model.id)
+        )
+    lines = _IMAGE_LINES if "vision" in model.model_ability else _CHAT_LINES
     question = {"model": model.id, "messages": [{"role": "user", "content": "Hello!"}]}
     return (
         f"\nTalk to it:\n  xinfer chat {model.id}\n"
         + _curl(base_url, "/v1/chat/completions", question)
-        + _python(base_url, _CHAT_LINES.format(uid=model.id))
+        + _python(base_url, lines.format(uid=model.id))
     )
 
 
