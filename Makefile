@@ -26,7 +26,7 @@ test: $(ENGINES) $(DEV) ## run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Each engine in an environment of its own, one after the other. llama.cpp is compiled: some minutes.
-TESTED_ENGINES ?= mlx sglang vllm llama.cpp
+TESTED_ENGINES ?= transformers mlx sglang vllm llama.cpp
 
 test-engines: $(ENGINES) $(DEV) ## build the environments of all engines and run their tests
 	$(BIN)/python tools/engine_tests.py $(TESTED_ENGINES) --home $(VENV)/engines --pytest="$(PYTEST_ARGS)"

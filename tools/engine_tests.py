@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PACKAGES = ("pytest", "hypothesis", "openai", "gguf", "safetensors", "transformers", "torch==2.13.0")
 """What an engine's own tests need beside it."""
+QUANTIZERS = ("accelerate", "bitsandbytes", "compressed-tensors")
+"""What transformers reads quantized weights with. It is in the base environment, and these are not."""
 CONTRACT = ("test_engine_contract.py", "test_engine_failures.py", "test_pooling_contract.py", "test_speech.py")
 TOGETHER = ("vllm", "sglang")
 """Engines of which no two fit into one environment; they are also tested side by side."""
@@ -38,8 +40,8 @@ STUCK_S = 400
 """After so long in one test, where it hangs is printed."""
 GRACE_S = 60
 """For tests that were interrupted to stop the servers that they have started."""
-NOT_FOR_IT = "got empty parameter set"
-"""Why pytest skips the tests of a contract that is not for this engine."""
+NOT_FOR_IT = ("got empty parameter set", "could not import 'gptqmodel'")
+"""Why tests may skip: the contract is not for this engine; a library needs another torch."""
 NOTHING_RAN = 5
 """The exit status of pytest where all tests were deselected."""
 
@@ -59,7 +61,7 @@ class Step:
         """As it stands in the table."""
         passed = f"{self.passed} passed" if self.passed else ""
         verdict = "FAILED" if self.complaints else "ok"
-        return f"{self.engine:<12}{self.what:<16}{verdict:<8}{self.seconds:>6.0f} s  {passed}"
+        return f"{self.engine:<14}{self.what:<16}{verdict:<8}{self.seconds:>6.0f} s  {passed}"
 
 
 class Session:
@@ -73,7 +75,7 @@ class Session:
 
     def test(self, engine: str) -> None:
         """Build its environment and run its tests in it."""
-        python = self._build(engine)
+        python = self._build(engine, PACKAGES)
         if python is None:
             return
         name = engine.replace(".", "_")
@@ -83,12 +85,19 @@ class Session:
         own = sorted((ROOT / "tests" / "engines").glob(f"test_{name}_*.py"))
         self._run(Step(engine, "its own tests"), python, own, {"PYTHONPATH": str(ROOT)})
 
+    def test_quantized(self) -> None:
+        """Quantized weights on transformers, whose other tests need no environment."""
+        python = self._build("transformers", (*PACKAGES, *QUANTIZERS))
+        if python is not None:
+            files = [ROOT / "tests" / "engines" / "test_transformers_quantized.py"]
+            self._run(Step("transformers", "its own tests"), python, files, {"PYTHONPATH": str(ROOT)})
+
     def test_together(self, engines: Sequence[str]) -> None:
         """Several engines on one worker."""
         files = [ROOT / "tests" / "e2e" / "test_engines_together.py"]
         self._run(Step("all", "side by side"), Path(sys.executable), files, self._asking_for(*engines))
 
-    def _build(self, engine: str) -> Path | None:
+    def _build(self, engine: str, packages: Sequence[str]) -> Path | None:
         step = Step(engine, "environment")
         self.steps.append(step)
         title(f"{engine}: its environment")
@@ -96,8 +105,8 @@ class Session:
             step.complaints.append("it is compiled, and there is no C++ compiler here: apt-get install g++")
             return None
         started = time.monotonic()
-        packages = [word for package in PACKAGES for word in ("--package", package)]
-        argv = [str(BIN / "xinfer"), "engine", "install", engine, *packages]
+        wanted = [word for package in packages for word in ("--package", package)]
+        argv = [str(BIN / "xinfer"), "engine", "install", engine, *wanted]
         status, said = run(argv, {"XINFER_HOME": str(self._home), "COLUMNS": "200"}, BUILD_LIMIT_S, listen=True)
         step.seconds = time.monotonic() - started
         found = re.search(r" is ready in (\S+): ", said)
@@ -190,7 +199,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     session = Session(arguments.home.absolute(), shlex.split(arguments.pytest))
     for engine in arguments.engines:
-        session.test(engine)
+        if engine == "transformers":
+            session.test_quantized()
+        else:
+            session.test(engine)
     if set(TOGETHER) <= set(arguments.engines):
         session.test_together(TOGETHER)
     title("summary")
