@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from xinfer import plugins
+from xinfer.catalog.description import described
 from xinfer.engines.base import shown_options
 from xinfer.protocol import ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.routes import ModelRoute
@@ -74,22 +75,9 @@ def deployment_info(deployment: Deployment) -> dict[str, Any]:
     spec = deployment.spec
     return {
         "model_uid": deployment.model_uid,
-        "model_name": spec.name,
-        "model_type": spec.kind.value,
+        **described(spec),
         "model_engine": deployment.engine,
-        "model_format": spec.format.value,
-        "quantization": spec.quantization,
-        "model_size_in_billions": spec.size_in_billions,
-        "activated_size_in_billions": spec.active_size_in_billions,
         "model_source": spec.source,
-        "model_ability": list(spec.abilities),
-        "context_length": spec.context_length,
-        "pooling": spec.pooling,
-        "normalized": spec.normalized,
-        "has_chat_template": spec.has_chat_template,
-        "tool_parser": spec.tool_parser,
-        "reasoning_parser": spec.reasoning_parser,
-        "remote_code": spec.remote_code,
         "weights_mib": spec.weights_mib,
         "replica": deployment.replicas,
         "revision": deployment.revision,

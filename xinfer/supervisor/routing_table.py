@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from xinfer import plugins
+from xinfer.catalog.description import described
 from xinfer.ops import GENERATIVE_KINDS, Op
 from xinfer.protocol import ReplicaStatus
 from xinfer.routes import Availability, Endpoint, ModelRoute
@@ -99,28 +100,12 @@ def _ops(deployment: Deployment) -> tuple[Op, ...]:
 
 
 def card(deployment: Deployment) -> dict[str, object]:
-    """The description of a model, in the words that Xinference's clients know. Sizes in billions, lengths in tokens."""
+    """The description of a model that was launched."""
     spec = deployment.spec
     return {
-        "model_name": spec.name,
-        "model_type": spec.kind.value,
-        "model_family": spec.family or spec.name,
-        "model_format": spec.format.value,
-        "quantization": spec.quantization,
-        "model_size_in_billions": spec.size_in_billions,
-        "activated_size_in_billions": spec.active_size_in_billions,
-        "model_ability": list(spec.abilities),
+        **described(spec),
         "model_engine": deployment.engine,
         "replica": deployment.replicas,
-        "context_length": spec.context_length,
         "max_tokens": spec.context_length,
-        "dimensions": spec.dimensions,
-        "matryoshka_dimensions": list(spec.matryoshka_dims),
-        "pooling": spec.pooling,
-        "normalized": spec.normalized,
-        "has_chat_template": spec.has_chat_template,
-        "tool_parser": spec.tool_parser,
-        "reasoning_parser": spec.reasoning_parser,
-        "remote_code": spec.remote_code,
         "revision": deployment.revision,
     }
