@@ -35,8 +35,6 @@ MEDIA_TYPES = {
     TranscriptFormat.VTT: b"text/vtt; charset=utf-8",
 }
 SUBTITLES = frozenset({TranscriptFormat.SRT, TranscriptFormat.VTT})
-TIMED = SUBTITLES | {TranscriptFormat.VERBOSE_JSON}
-"""Formats that say when something was said."""
 STREAMED = frozenset({TranscriptFormat.JSON, TranscriptFormat.TEXT})
 """Formats in which an answer may be streamed: the events are the same for both."""
 
