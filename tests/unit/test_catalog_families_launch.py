@@ -47,7 +47,7 @@ def test_an_estimate_needs_no_weights():
     error = refusal("qwen3", model_size_in_billions="30b-a3b", model_format="awq")
     assert "no such model_format" in error.message
     request = LaunchRequest(model_name="qwen3", model_size_in_billions=14, model_format="awq")
-    found = REGISTRY.meant(request, [WORKER], now=1.0)
+    found = REGISTRY.resolve(request, [WORKER], now=1.0)
     assert (found.spec.quantization, found.spec.source) == ("awq-int4", "hf:Qwen/Qwen3-14B-AWQ")
     assert found.engine in {"vllm", "sglang", "mlx"}, "engines that may read quantized weights"
     assert found.spec.shape.layers == 40
@@ -66,7 +66,7 @@ def test_a_model_that_no_engine_can_read_says_so():
 )
 def test_every_model_of_a_served_kind_has_an_engine_and_an_estimate_without_the_network(name, monkeypatch):
     monkeypatch.setattr(socket, "socket", None)
-    found = ESTIMATING.meant(LaunchRequest(model_name=name), [WORKER], now=1.0)
+    found = ESTIMATING.resolve(LaunchRequest(model_name=name), [WORKER], now=1.0)
     assert found.spec.name == name
     assert all(one.needed_mib > 0 for one in found.estimates)
     assert {one.device_kind for one in found.estimates} == {"cpu", "accelerator"}

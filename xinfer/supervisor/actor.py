@@ -130,8 +130,8 @@ class ForClients:
             NotReady: no worker is there.
         """
         await self._ready()
-        meant, workers, now = self._registry.meant, self._shell.living_workers(), self._shell.clock()
-        return estimated(self._shell.cluster, await asyncio.to_thread(meant, request, workers, now))
+        resolve, workers, now = self._registry.resolve, self._shell.living_workers(), self._shell.clock()
+        return estimated(self._shell.cluster, await asyncio.to_thread(resolve, request, workers, now))
 
     async def wait(self, model_uid: str, revision: int, timeout_s: float) -> ModelProgress:
         """How far a launch is, once that changes or it is done, at the latest after ``timeout_s`` seconds.

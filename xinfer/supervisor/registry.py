@@ -87,46 +87,6 @@ class Registry:
         Raises:
             InvalidRequest: as ``resolve``.
         """
-        return self._choice(request, workers, now, room)
-
-    def meant(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float) -> Deployment:
-        """As ``resolve``, also for a model whose weights are on hubs only: what it would be, and what it would need.
-
-        Raises:
-            InvalidRequest: as ``resolve``.
-        """
-        return self._choice(request, workers, now, None).deployment
-
-    def weights(self, request: LaunchRequest) -> tuple[WeightSet, ...]:
-        """The weights on hubs that a launch would have downloaded: where they are, the preferred place first.
-
-        Raises:
-            InvalidRequest: there are none; says why.
-            DownloadFailed: the hubs do not say.
-        """
-        return self._meanings.weights(request)
-
-    def matches(
-        self, request: LaunchRequest, workers: Sequence[WorkerHello], room: Room
-    ) -> list[tuple[Combination, Fit | None]]:
-        """Everything that could be picked for a launch, the best first, and whether it fits now.
-
-        Sizes that the launch does not name are all there. There is no Fit where something else stands against it.
-
-        Raises:
-            InvalidRequest: there is no such model, or nothing of it is as the launch says.
-        """
-        workers = wanted_workers(request, workers)
-        specs = _selected(request, self._meant(request).specs, every_size=True)
-        terms = _terms(request, workers)
-        # Engines that could be installed are worth a look, too.
-        terms = terms._replace(environment=msgspec.structs.replace(terms.environment, build=True))
-        return [
-            (one, None if one.obstacle else room(self._draft(request, one, terms)))
-            for one in combinations(self._engines_of(request), specs, terms)
-        ]
-
-    def _choice(self, request: LaunchRequest, workers: Sequence[WorkerHello], now: float, room: Room | None) -> Choice:
         check_replicas(request.replica)
         workers = wanted_workers(request, workers)
         known, found = self._meant(request)
@@ -172,6 +132,35 @@ class Registry:
             "; ".join(filter(None, (picked, found))),
             (warning,) if warning else (),
         )
+
+    def weights(self, request: LaunchRequest) -> tuple[WeightSet, ...]:
+        """The weights on hubs that a launch would have downloaded: where they are, the preferred place first.
+
+        Raises:
+            InvalidRequest: there are none; says why.
+            DownloadFailed: the hubs do not say.
+        """
+        return self._meanings.weights(request)
+
+    def matches(
+        self, request: LaunchRequest, workers: Sequence[WorkerHello], room: Room
+    ) -> list[tuple[Combination, Fit | None]]:
+        """Everything that could be picked for a launch, the best first, and whether it fits now.
+
+        Sizes that the launch does not name are all there. There is no Fit where something else stands against it.
+
+        Raises:
+            InvalidRequest: there is no such model, or nothing of it is as the launch says.
+        """
+        workers = wanted_workers(request, workers)
+        specs = _selected(request, self._meant(request).specs, every_size=True)
+        terms = _terms(request, workers)
+        # Engines that could be installed are worth a look, too.
+        terms = terms._replace(environment=msgspec.structs.replace(terms.environment, build=True))
+        return [
+            (one, None if one.obstacle else room(self._draft(request, one, terms)))
+            for one in combinations(self._engines_of(request), specs, terms)
+        ]
 
     def _best(
         self,
