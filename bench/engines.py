@@ -1,10 +1,11 @@
 """An engine behind xinfer beside that engine's own server: the same wheel, model, settings and client, as ratios.
 
-    python bench/engines.py --python VENV/bin/python [--concurrent 1 8 32] [--rounds 3] [--seconds 4]
+    python bench/engines.py --python VENV/bin/python [--concurrent 1 8 32] [--rounds 12] [--seconds 2]
 
-VENV has vLLM and xinfer (``xinfer engine install vllm`` makes one). Both servers run at once and are asked in turns, so
-what else the machine does hits both. CPU counts every process of a server: for xinfer also the supervisor, the worker
-and the gateway.
+VENV has vLLM and xinfer (``xinfer engine install vllm`` makes one). Both servers run at once and are asked in short
+turns, each of them first in every other round, so that what else the machine does hits both alike. A ratio is the
+median of those of the rounds, with the half of them around it in brackets. CPU counts every process of a server: for
+xinfer also the supervisor, the worker and the gateway.
 """
 
 import argparse
@@ -203,40 +204,43 @@ def vllm_behind_xinfer(python: Path, home: Path) -> Iterator[Server]:
 
 
 def compare(servers: tuple[Server, Server], options: argparse.Namespace) -> None:
-    print(f"{'':24} {'requests/s':>22} {'CPU per request, ms':>28} {'first byte, ms':>26}")
+    print(f"{'':12} {'requests/s':>38} {'CPU per request, ms':>38} {'first byte, ms':>38}")
     for stream in (False, True):
         for concurrent in options.concurrent:
             settings = {"concurrent": concurrent, "tokens": options.tokens, "stream": stream}
             for server in servers:
                 measure(server, seconds=WARM_UP_S, **settings)
-            rounds = [
-                [measure(server, seconds=options.seconds, **settings) for server in servers]
-                for _ in range(options.rounds)
-            ]
+            rounds = []
+            for number in range(options.rounds):
+                turns = servers if number % 2 == 0 else servers[::-1]
+                seen = {server.name: measure(server, seconds=options.seconds, **settings) for server in turns}
+                rounds.append([seen[server.name] for server in servers])
             label = f"{'stream' if stream else 'whole'} x {concurrent}"
             print(
-                f"{label:24}",
+                f"{label:12}",
                 *(column(rounds, quantity) for quantity in ("rate", "cpu_per_request", "first")),
                 flush=True,
             )
 
 
 def column(rounds: list[list[Seen]], quantity: str) -> str:
-    """Both medians and the median of the ratios of each round: xinfer / alone."""
+    """Both medians, and of the ratios of the rounds, xinfer / alone, the median and both quartiles."""
     alone, ours = ([getattr(pair[side], quantity) for pair in rounds] for side in (0, 1))
     if not all(alone):
-        return f"{'':>26}"
+        return f"{'':>38}"
     scale = 1 if quantity == "rate" else 1000
-    ratio = statistics.median(mine / other for mine, other in zip(ours, alone, strict=True))
-    return f"{statistics.median(alone) * scale:9.2f} {statistics.median(ours) * scale:9.2f} {ratio:5.2f}x"
+    ratios = [mine / other for mine, other in zip(ours, alone, strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    medians = f"{statistics.median(alone) * scale:9.2f} {statistics.median(ours) * scale:9.2f}"
+    return f"{medians} {ratio:5.2f}x [{low:4.2f}-{high:4.2f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, required=True, help="of the environment that has vLLM and xinfer")
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     with (

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from xinfer import __version__, plugins
+from xinfer import __version__, garbage, plugins
 from xinfer.api import errors
 from xinfer.api.bodies import Receive, Scope, Send, limited, read_form, read_json
 from xinfer.api.control import Supervisor, follow_routes
@@ -94,6 +94,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         route = HotRoute(hot.op, gateway, state.metrics, settings.max_body_bytes, read)
         app.hot.update(dict.fromkeys(hot.paths, route))
     following = asyncio.create_task(follow_routes(state.supervisor, lambda: gateway.table, gateway.update))
+    garbage.settle()
     try:
         yield
     finally:

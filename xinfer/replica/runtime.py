@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import time
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from xinfer import catalog, plugins
+from xinfer import catalog, garbage, plugins
 from xinfer.catalog.remote_code import require_allowed
 from xinfer.catalog.roots import Roots
 from xinfer.devices import Grant, Lease
@@ -229,9 +228,7 @@ class Replica:
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))
         else:
-            # What is loaded stays: the collector need not look at a million objects of libraries again and again.
-            gc.collect()
-            gc.freeze()
+            garbage.settle()
             self._engine = engine
             self._handle(Loaded())
 
