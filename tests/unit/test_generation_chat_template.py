@@ -5,7 +5,7 @@ import json
 import pytest
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
-from xinfer.generation.chat_template import ChatTemplate, load_chat_template
+from xinfer.generation.chat_template import ChatTemplate, load_chat_template, template_text
 
 TURNS = "{% for message in messages %}<{{ message.role }}>{{ message['content'] }}</s>\n{% endfor %}"
 USER = {"role": "user", "content": "hi"}
@@ -46,6 +46,52 @@ def test_parts_become_one_text_unless_the_template_reads_parts():
     assert render(reads_parts, parts) == "[a][b]"
 
 
+def test_a_text_becomes_a_part_where_the_template_reads_nothing_else():
+    """That of SmolVLM: the letters of a text are no parts to it."""
+    source = (
+        "{% for message in messages %}{{ message['role'] }}"
+        "{{ ':' if message['content'][0]['type'] == 'image' else ': ' }}"
+        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
+        "|{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    turns = [{"role": "system", "content": parts}, USER, {"role": "assistant", "content": None, "refusal": "no"}]
+    assert render(source, turns) == "system: ab|user: hi|assistant: |"
+
+
+def test_parts_of_others_than_users_become_one_text():
+    """GLM 4.5 writes out the parts of a tool as they are, and Gemma 3 reads the first one of the system."""
+    source = (
+        "{{ messages[0].content if messages[0].content is string else messages[0].content[0].text }}|"
+        "{% for m in messages[1:] %}{% if m.content is string %}{{ m.content }}"
+        "{% else %}{% for part in m.content %}{{ part }}{% endfor %}{% endif %}|{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    shown = render(source, [{"role": role, "content": parts} for role in ("system", "tool", "assistant", "user")])
+    assert shown == f"a\nb|a\nb|a\nb|{parts[0]}{parts[1]}|"
+
+
+@pytest.mark.parametrize("content", ["e ", " So,\n", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]])
+@pytest.mark.parametrize("source", [TURNS, "{% for m in messages %}[{{ m.content | trim }}</s>]{% endfor %}go"])
+def test_the_last_message_can_be_left_open(source, content):
+    turns = [USER, {"role": "assistant", "content": content}]
+    prompt = ChatTemplate(source, {}).render(turns, None, {}, continued=True)
+    text = content if isinstance(content, str) else "a\nb"
+    assert prompt.endswith(text if source == TURNS else f"[{text.lstrip()}")
+    assert "go" not in prompt
+
+
+def test_a_last_message_that_is_not_shown_cannot_be_continued():
+    with pytest.raises(InvalidRequest) as caught:
+        ChatTemplate("{{ messages[0].content }}", {}).render([USER, USER], None, {}, continued=True)
+    assert caught.value.param == "continue_final_message"
+
+
+def test_an_empty_list_of_calls_is_none():
+    source = "{% for m in messages %}{{ 'calls' if 'tool_calls' in m else m.content }}{% endfor %}"
+    assert render(source, [{"role": "assistant", "content": "x", "tool_calls": []}]) == "x"
+
+
 def test_arguments_of_earlier_calls_become_objects():
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -76,10 +122,24 @@ def test_arguments_can_be_written_out_as_well_as_looked_into(source):
     assert render(named + source, [message]) == '<x>{"<a>": "é"}</x>'
 
 
-def test_thoughts_in_the_history_have_two_names():
+@pytest.mark.parametrize("arguments", ['{"a": ', '{"a": NaN}', '"\\ud83d"', "1" * 6000])
+def test_arguments_that_no_prompt_can_hold_are_refused_at_their_place(arguments):
+    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    with pytest.raises(InvalidRequest, match="must hold valid JSON") as caught:
+        render(
+            "{{ messages[0].tool_calls[0].function.arguments | tojson }}", [{"role": "assistant", "tool_calls": calls}]
+        )
+    assert caught.value.param == "messages[0].tool_calls[0].function.arguments"
+
+
+def test_thoughts_in_the_history_have_several_names():
     message = {"role": "assistant", "content": "a", "reasoning": "hm"}
     assert render("{{ messages[0].reasoning_content }}", [message]) == "hm"
     assert render("{{ messages[0].reasoning_content }}", [{**message, "reasoning_content": "so"}]) == "so"
+    assert render("{{ messages[0].thinking }}", [message]) == "hm"
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert render("{{ messages[0].thinking }}", [{**message, "content": "", "tool_calls": [call]}]) == "hm"
+    assert render("{{ messages[0].thinking }}", [{**message, "tool_calls": [call]}]) == ""  # gpt-oss refuses both
 
 
 def test_developer_is_called_system_where_the_template_knows_no_developer():
@@ -105,6 +165,13 @@ def test_nothing_is_silently_ignored():
         render(TURNS, enable_thinking=True)
     assert caught.value.param == "enable_thinking"
     assert render(TURNS, enable_thinking=False)  # what happens anyway
+    for taken in ("messages", "tools", "raise_exception"):
+        with pytest.raises(UnsupportedParameter, match=taken):
+            ChatTemplate(TURNS, {}).render([USER], None, {taken: []})
+    with pytest.raises(UnsupportedParameter, match="documents"):
+        render(TURNS, documents=[{"text": "a"}])
+    assert render("{{ documents[0].text if documents }}", documents=[{"text": "a"}]) == "a"
+    assert render("{{ documents is none }}") == "True"
 
 
 @pytest.mark.parametrize(
@@ -136,10 +203,20 @@ def test_where_a_template_comes_from(tmp_path):
     named = [{"name": "default", "template": "default"}, {"name": "rag", "template": "rag"}]
     config.write_text(json.dumps({"chat_template": named}))
     assert load_chat_template(tmp_path).render([USER], None, {}) == "default"
+    named.append({"name": "tool_use", "template": "{% for tool in tools %}use {{ tool.name }}{% endfor %}"})
+    config.write_text(json.dumps({"chat_template": named}))
+    assert load_chat_template(tmp_path).render([USER], None, {}) == "default"
+    assert load_chat_template(tmp_path).render([USER], [], {}) == "default"
+    assert load_chat_template(tmp_path).render([USER], [{"name": "f"}], {}) == "use f"
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "json"}))
     assert load_chat_template(tmp_path).source == "json"
     (tmp_path / "chat_template.jinja").write_text("jinja")
     assert load_chat_template(tmp_path).source == "jinja"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools[0].name }}")
+    assert load_chat_template(tmp_path).render([USER], None, {}) == "jinja"
+    assert load_chat_template(tmp_path).render([USER], [{"name": "f"}], {}) == "f"
+    assert template_text(tmp_path) == "{{ tools[0].name }}"
     config.write_text("{broken")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
         load_chat_template(tmp_path)

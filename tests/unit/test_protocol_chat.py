@@ -124,7 +124,24 @@ def test_a_wrong_value_is_refused_by_name(field, value):
             {"tools": [TOOL, {"type": "function", "function": {"name": "f", "parameters": []}}]},
             "tools[1].function.parameters",
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+            "tools[0].function.parameters.type",
+        ),
         ({"enable_thinking": True, "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        (
+            {"messages": [{"role": "assistant", "content": None, "refusal": "no"}], "continue_final_message": True},
+            "continue_final_message",
+        ),
+        (
+            {
+                "messages": [{"role": "assistant", "content": "So"}],
+                "continue_final_message": True,
+                "add_generation_prompt": True,
+            },
+            "add_generation_prompt",
+        ),
     ],
 )
 def test_fields_that_contradict_each_other(fields, param):
@@ -162,6 +179,8 @@ def test_what_is_not_implemented_is_refused_and_never_ignored(fields):
         {"response_format": {"type": "text"}, "modalities": ["text"]},
         {"functions": None, "audio": None, "something_new": None},
         {"user": "u", "logit_bias": {"5": 1}, "stop": ["a"]},
+        {"logprobs": False, "top_logprobs": 0},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": ["object", "null"]}}}]},
     ],
 )
 def test_fields_that_ask_for_nothing_are_accepted(fields):
@@ -303,6 +322,14 @@ def test_neutral_values_ask_for_nothing():
         reasoning_effort="none", chat_template_kwargs="{}", parallel_tool_calls=True,
     )  # fmt: skip
     refuse_unsupported(request, frozenset(), "plain")
+
+
+@pytest.mark.parametrize(("field", "inert", "wish"), [("prompt_logprobs", False, 0), ("priority", 0, False)])
+def test_a_number_is_not_taken_for_a_bool_that_equals_it(field, inert, wish):
+    parse(**{field: inert})
+    with pytest.raises(UnsupportedParameter) as caught:
+        parse(**{field: wish})
+    assert caught.value.param == field
 
 
 def test_forced_calls_and_strict_tools_need_an_engine_that_has_them():

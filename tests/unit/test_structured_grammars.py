@@ -281,6 +281,51 @@ def test_a_strict_tool_asks_for_nothing_that_cannot_be_held(limit):
     assert answer_grammar(None, calls_of(forms.HERMES, tools=tools), None, "") is not None
 
 
+REFERRING = {
+    "type": "object",
+    "$defs": {
+        "Unit": {"type": "string", "enum": ["C", "F"]},
+        "Place": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+    },
+    "properties": {
+        "unit": {"$ref": "#/$defs/Unit"},
+        "other": {"anyOf": [{"$ref": "#/$defs/Unit"}, {"type": "null"}]},
+        "place": {"$ref": "#/$defs/Place"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_held"),
+    [
+        ("unit", "C", True),
+        ("unit", "K", False),
+        ("other", "F", True),
+        ("other", "null", True),
+        ("other", "none", False),
+        ("place", '{"x": 1}', True),
+        ("place", '{"y": 1}', False),
+        ("place", "Oslo", False),
+    ],
+)
+@pytest.mark.parametrize("form", [forms.QWEN_XML, forms.DEEPSEEK_V32], ids=["qwen", "deepseek"])
+def test_references_hold_strict_tools_without_quotes(compiler, form, key, value, is_held):
+    tools = read_tools([{"type": "function", "function": {"name": "f", "strict": True, "parameters": REFERRING}}])
+    line = "\n" if form.own_line else ""
+    is_text = value in ("C", "K", "F", "none")
+    argument = form.argument.replace("{key}", key).replace("{text}", json.dumps(is_text))
+    start = f"{form.opening}{form.lead}f{form.named}{argument}{line}"
+    text = f"{start}{value}{line}{form.value_end}{form.between}{form.behind}"
+    through = walk(compiled_calls(compiler, calls_of(form, single=True, tools=tools)), text)
+    assert through.removesuffix("$").startswith(start[:-1])
+    assert (len(through.removesuffix("$")) == len(text)) is is_held
+    if is_held:
+        parser = form.parser(lambda: "id", tools)
+        parts = [*parser.feed(text)[1], *parser.flush()[1]]
+        written = json.loads("".join(part.arguments for part in parts))
+        assert written == {key: value if is_text else json.loads(value)}
+
+
 def test_nothing_is_forced_without_a_reason():
     loose = read_tools([{"type": "function", "function": {"name": "f"}}])
     assert answer_grammar(None, calls_of(forms.HERMES, forced=False, tools=loose), None, "") is None

@@ -367,6 +367,23 @@ def test_a_single_tool_call_ends_the_answer():
     assert answer["usage"]["completion_tokens"] == CALL.index("}") + 1  # the arguments are complete; the rest is sure
 
 
+def test_one_call_is_read_where_the_template_could_not_show_more():
+    one_at_a_time = (
+        TEMPLATE + "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one!') }}"
+        "{% endfor %}"
+    )
+
+    def calls(template: str, **fields: Any) -> int:
+        engine = ScriptedEngine(f"{CALL}\n{CALL}", template)
+        _, body = with_engine(engine, lambda: frames(engine, Op.CHAT, tools=TOOLS, **fields))
+        return len(json.loads(body)["choices"][0]["message"]["tool_calls"])
+
+    assert calls(TEMPLATE) == 2
+    assert calls(one_at_a_time) == 1
+    assert calls(one_at_a_time, parallel_tool_calls=True) == 2
+    assert calls(TEMPLATE, parallel_tool_calls=False) == 1
+
+
 def test_several_choices():
     answer = ask("abc", n=3)
     assert [choice["message"]["content"] for choice in answer["choices"]] == ["abc"] * 3
@@ -439,6 +456,35 @@ def test_what_is_refused_before_any_frame(op, fields, kind, param):
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize("levels", [600, 900, 940, 950, 960, 970, 980, 985, 990, 5000])
+@pytest.mark.parametrize("place", ["arguments", "annotations", "parameters", "variable", "schema", "text", "part"])
+def test_what_is_nested_too_deeply_is_refused(place, levels):
+    deep = '{"items":' * levels + "{}" + "}" * levels
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "DEEP"}}
+    hi = {"role": "user", "content": "hi"}
+    fields: dict[str, Any] = {
+        "arguments": {"messages": [hi, {"role": "assistant", "tool_calls": [call]}]},
+        "annotations": {"messages": [{**hi, "annotations": "DEEP"}]},
+        "parameters": {"tools": [{"type": "function", "function": {"name": "f", "parameters": "DEEP"}}]},
+        "variable": {"chat_template_kwargs": {"enable_thinking": "DEEP"}},
+        "schema": {"response_format": {"type": "json_object", "schema": "DEEP"}},
+        "text": {"guided_json": "DEEP"},
+        "part": {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "more": "DEEP"}]}]},
+    }[place]
+    is_text = place in ("arguments", "text")
+    body = json.dumps({"model": "m", "messages": [hi], **fields}).replace(
+        '"DEEP"', json.dumps(deep) if is_text else deep
+    )
+    engine = ScriptedEngine("x", "{{ messages | tojson }}{{ tools | tojson }}{{ enable_thinking }} <tool_call>")
+
+    async def asked() -> None:
+        async for _ in engine.serve(Call("id", Op.CHAT, body.encode(), "m")):
+            pass
+
+    with pytest.raises(InvalidRequest):
+        with_engine(engine, asked)
+
+
 def test_both_numbers_are_in_a_context_overflow():
     with pytest.raises(ContextOverflow, match=r"1000.*2000"):
         ask("x", Op.COMPLETION, prompt=[1] * 2000)
@@ -458,6 +504,23 @@ def test_models_without_a_template_tools_or_thoughts_say_so():
         with pytest.raises(InvalidRequest) as caught:
             with_engine(engine, lambda engine=engine, fields=fields: frames(engine, Op.CHAT, **fields))
         assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("begun", "thoughts", "answer"),
+    [("So", None, "m</think>yes"), ("<think>h", "m", "yes"), ("<think>hm</think>", None, "m</think>yes")],
+)
+def test_an_answer_goes_on_where_the_last_message_ends(begun, thoughts, answer):
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": begun}]
+    found = ask("m</think>yes", messages=messages, continue_final_message=True, add_generation_prompt=False)
+    message = found["choices"][0]["message"]
+    assert (message.get("reasoning_content"), message["content"]) == (thoughts, answer)
+
+
+def test_calls_in_an_unknown_form_are_not_called_none_at_all():
+    engine = ScriptedEngine("x", "{{ tools | tojson }}<|tool_call|>")
+    with pytest.raises(UnsupportedParameter, match="a form that is not known here"):
+        with_engine(engine, lambda: frames(engine, Op.CHAT, tools=TOOLS))
 
 
 def test_a_large_body_is_prepared_beside_the_event_loop():

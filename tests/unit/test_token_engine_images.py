@@ -110,7 +110,7 @@ def message(*parts: str, role: str = "user") -> dict[str, object]:
         (PARTS, True, "[user]see (A)(B) and[assistant]what[user](C)"),
         (PARTS, False, "[user]see (A)(B) and[assistant]what[user](C)"),
         (TEXTS, True, "[user]see \n(A)\n(B)\n and[assistant]what[user](C)"),
-        (TEXT_PARTS, False, "see (A)(B) and(C)"),
+        (TEXT_PARTS, False, "see (A)(B) andwhat(C)"),
     ],
     ids=["parts", "parts as texts", "one text", "text parts"],
 )

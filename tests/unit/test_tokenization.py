@@ -79,6 +79,8 @@ def test_a_text_has_what_the_model_wants_around_it_unless_it_shall_not():
 def test_a_chat_is_rendered():
     assert detokenize(*tokenize(messages=CHAT)["tokens"]) == "<turn>user: hi\n<turn>assistant: "
     bare = tokenize(messages=CHAT, add_generation_prompt=False)["tokens"]
+    begun = tokenize(messages=[*CHAT, {"role": "assistant", "content": "so "}], continue_final_message=True)["tokens"]
+    assert begun == [*bare, TURN, *b"assistant: so "]
     assert detokenize(*bare) == "<turn>user: hi\n"
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert "tools" in detokenize(*tokenize(messages=CHAT, tools=tools)["tokens"])
@@ -111,6 +113,8 @@ def test_tokens_become_text():
         ({"prompt": "a", "tools": [{}]}, "tools"),
         ({"prompt": 3}, "prompt"),
         ({"messages": []}, "messages"),
+        ({"messages": CHAT, "continue_final_message": True}, "continue_final_message"),
+        ({"prompt": "a", "continue_final_message": True}, "continue_final_message"),
         ({"messages": [{"role": "nobody"}]}, "messages[0].role"),
         ({"prompt": "a", "return_token_strs": "yes"}, "return_token_strs"),
     ],
@@ -124,7 +128,6 @@ def test_what_is_wrong_is_named(fields, param):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"messages": CHAT, "continue_final_message": True},
         {"messages": CHAT, "add_special_tokens": True},
         {"prompt": "a", "truncate_prompt_tokens": 3},
     ],

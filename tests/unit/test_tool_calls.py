@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from xinfer.generation.dialects import Dialect, tool_dialect
 from xinfer.generation.tool_calls import FORMS, CallPart, ToolForm, forms, has_tool_calls, new_call_id, read_tools
 from xinfer.generation.tool_calls import tool_form as form_of
+from xinfer.generation.tool_calls.schemas import choices_of, kinds_of, typed
 
 
 def function(name: str, **properties: Any) -> dict[str, Any]:
@@ -227,6 +228,62 @@ def test_values_without_quotes_are_typed_by_the_schema(written, key, value):
     text = f"<tool_call>weather\n<arg_key>{key}</arg_key>\n<arg_value>{written}</arg_value>\n</tool_call>"
     _, [(_, arguments)] = parse(forms.GLM, [text])
     assert json.loads(arguments) == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "value"),
+    [
+        ("True", "boolean", True),
+        ("false", "boolean", False),
+        ("None", ["integer", "null"], None),
+        ("True", "string", "True"),
+        ("None", "integer", "None"),
+        ("1.5", "integer", 1.5),
+    ],
+)
+def test_values_may_be_written_as_python_writes_them(written, kind, value):
+    assert typed(written, {"type": kind}) == value
+
+
+REFERRING = {
+    "$ref": "#/$defs/Trip",
+    "$defs": {
+        "Size": {"type": "string", "enum": ["1", "2"]},
+        "Place": {"type": "object", "properties": {"x": {"type": "integer"}}},
+        "Both/ways": {"anyOf": [{"$ref": "#/$defs/Size"}, {"$ref": "#/$defs/Both~1ways"}, {"type": "integer"}]},
+        "Trip": {
+            "properties": {
+                "size": {"$ref": "#/$defs/Size"},
+                "perhaps": {"anyOf": [{"$ref": "#/$defs/Size"}, {"type": "null"}]},
+                "from": {"allOf": [{"$ref": "#/$defs/Place"}], "description": "where it begins"},
+                "next": {"$ref": "#/$defs/Trip"},
+                "circle": {"$ref": "#/$defs/Both~1ways"},
+                "lost": {"$ref": "#/$defs/Nothing"},
+                "any": {"anyOf": [True, {"type": "string"}]},
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "kinds", "choices"),
+    [
+        ("size", {"string"}, ["1", "2"]),
+        ("perhaps", {"string", "null"}, ["1", "2", None]),
+        ("from", {"object"}, []),
+        ("next", set(), []),
+        ("circle", {"string", "integer"}, []),
+        ("lost", set(), []),
+        ("any", {"string"}, []),
+    ],
+)
+def test_references_are_followed_to_what_a_value_is(key, kinds, choices):
+    [tool] = read_tools([{"type": "function", "function": {"name": "f", "parameters": REFERRING}}])
+    assert tool.parameters["additionalProperties"] is False
+    schema = tool.resolved(key)
+    assert kinds_of(schema) == kinds
+    assert choices_of(schema) == choices
 
 
 def test_arguments_are_passed_on_while_they_are_written():

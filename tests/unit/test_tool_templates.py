@@ -14,7 +14,7 @@ from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.dialects import Dialect, reasoning_dialect, tool_dialect
 from xinfer.generation.lark import LarkRules
 from xinfer.generation.reasoning import reasoning_form
-from xinfer.generation.tool_calls import read_tools, tool_form
+from xinfer.generation.tool_calls import read_tools, shows_several_calls, tool_form
 
 TOOL = {
     "type": "function",
@@ -219,6 +219,42 @@ def test_several_calls_behind_some_text(name):
     content = None if name.startswith("mistral") else "Let me see."  # its templates show one or the other
     found = read(name, written(name, calls, content), range(400))
     assert found == (content or "", calls)
+
+
+LLAMA31 = LLAMA3.replace(
+    "{% for tool_call in message.tool_calls or [] %}",
+    "{% if 'tool_calls' in message and message.tool_calls|length != 1 %}"
+    '{{ raise_exception("This model only supports single tool-calls at once!") }}{% endif %}'
+    "{% for tool_call in message.tool_calls or [] %}",
+)
+
+
+def test_which_templates_show_several_calls_at_once():
+    assert all(shows_several_calls(ChatTemplate(template, {})) for template, *_ in TEMPLATES.values())
+    assert not shows_several_calls(ChatTemplate(LLAMA31, {}))
+    assert shows_several_calls(ChatTemplate("{{ raise_exception('needs a system message') }}", {}))
+
+
+def test_calls_are_shown_where_a_template_tells_them_from_text_by_a_content_that_is_none():
+    """That of DeepSeek R1: it shows the content of an answer, or if that is none, the calls."""
+    template = (
+        "{%- for message in messages %}{%- if message['role'] == 'assistant' and message['content'] is none %}"
+        "{%- for tool in message['tool_calls'] %}{{ '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + "
+        "tool['function']['name'] + '\\n```json\\n' + tool['function']['arguments'] + '\\n```' }}{%- endfor %}"
+        "{%- elif message['role'] == 'assistant' %}{{ message['content'].split('</think>')[-1] }}"
+        "{%- endif %}{%- endfor %}"
+    )
+    call = {"id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    shown = '<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": 1}\n```'
+    for message, text in (
+        ({"content": None, "tool_calls": [call]}, shown),
+        ({"content": "", "tool_calls": [call]}, shown),
+        ({"tool_calls": [call]}, shown),
+        ({"content": "So.", "tool_calls": [call]}, "So."),
+        ({"content": ""}, ""),
+        ({"refusal": "no"}, ""),
+    ):
+        assert ChatTemplate(template, {}).render([{"role": "assistant", **message}], None, {}) == text
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

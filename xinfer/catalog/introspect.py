@@ -161,7 +161,7 @@ def _gguf(file: Path, source: str, name: str, kinds: Collection[Kind]) -> ModelS
         kind = Kind.VISION_LANGUAGE
     if kinds and kind not in kinds:
         kind = next(iter(kinds))
-    template = found.text("tokenizer.chat_template")
+    template = "".join(found.text(f"tokenizer.chat_template{name}") for name in ("", ".tool_use"))
     file_type = found.metadata.get("general.file_type")
     pooling = found.own("pooling_type")
     embeds = kind is Kind.EMBEDDING

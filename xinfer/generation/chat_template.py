@@ -12,11 +12,20 @@ import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
+import msgspec
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-_PROVIDED = frozenset({"messages", "tools", "add_generation_prompt", "strftime_now", "raise_exception", "documents"})
+_FOR_TOOLS = "tool_use"
+"""The name of the template for requests with tools, where a model has several. The others have the default one."""
+_PROVIDED = frozenset({"messages", "tools", "strftime_now", "raise_exception"})
+"""Variables that have a field of their own in requests, or are none of theirs."""
+_COMPUTING = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""Templates compute with what the client sent, and the operators of Jinja are those of Python."""
+_PROBE = "a plain text"
+_HERE = "\ufdd1"
+"""Stands behind the text that is to be continued: a code point that no text has."""
 
 
 class ChatTemplate:
@@ -25,12 +34,15 @@ class ChatTemplate:
     Args:
         source: the Jinja text.
         special_tokens: ``bos_token``, ``eos_token`` and so on, which templates may write.
+        without_tools: another template, for requests that have no tools.
 
     Raises:
         ValueError: the template does not compile.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], *, without_tools: "ChatTemplate | None" = None
+    ) -> None:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
         )
@@ -47,10 +59,18 @@ class ChatTemplate:
         """Names that the template reads and does not set itself."""
         self.reads_parts = _iterates_over_content(tree)
         """Whether it reads lists of parts by itself; else the texts of the parts are given to it as one."""
+        self._tells_no_content = _tests_for_no_content(tree)
         self._special_tokens = dict(special_tokens)
+        self._without_tools = without_tools
+        self._wants_parts = self.reads_parts and not self._shows(_PROBE) and self._shows(_parts_of(_PROBE))
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, arguments: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None,
+        arguments: Mapping[str, Any],
+        *,
+        continued: bool = False,
     ) -> str:
         """The prompt for the next turn of the assistant.
 
@@ -59,33 +79,42 @@ class ChatTemplate:
             tools: what the model may call, or ``None``.
             arguments: further variables, such as ``enable_thinking``; ``add_generation_prompt`` is true unless it is
                 here.
+            continued: the last message is not complete: the prompt ends with its text.
 
         Raises:
             UnsupportedParameter: tools or a variable that the template does not read.
             InvalidRequest: the template refuses these messages; its own words are in the message.
         """
+        if self._without_tools is not None and not tools:
+            return self._without_tools.render(messages, None, arguments, continued=continued)
         if tools and "tools" not in self.variables:
             raise UnsupportedParameter("this model's chat template has no tools; leave 'tools' out", param="tools")
-        unread = sorted(name for name in arguments if name not in self.variables)
-        for name in unread:
-            if arguments[name] and name not in _PROVIDED:
-                raise UnsupportedParameter(f"this model's chat template has no variable {name!r}", param=name)
+        self._check_arguments(arguments)
         prepared = [self._prepared(message, f"messages[{index}]") for index, message in enumerate(messages)]
+        if continued:
+            prepared[-1]["content"] = _ended(prepared[-1]["content"])
         variables = {
             **self._special_tokens,
+            "documents": None,
             **arguments,
             "messages": prepared,
             "tools": list(tools) if tools else None,
-            "documents": None,
             "add_generation_prompt": arguments.get("add_generation_prompt", True),
         }
         try:
-            return self._template.render(variables)
+            text = self._template.render(variables)
         except jinja2.TemplateError as error:
             raise InvalidRequest(f"the model's chat template refuses this: {error}", param="messages") from error
-        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            # Templates compute with what the client sent, and the operators of Jinja are those of Python.
+        except _COMPUTING as error:
             raise InvalidRequest(f"the model's chat template cannot read this: {error}", param="messages") from error
+        return _up_to_here(text) if continued else text
+
+    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        for name in sorted(arguments):
+            if name in _PROVIDED:
+                raise UnsupportedParameter(f"{name!r} is no variable that chat_template_kwargs may set", param=name)
+            if arguments[name] and name not in {*self.variables, "add_generation_prompt"}:
+                raise UnsupportedParameter(f"this model's chat template has no variable {name!r}", param=name)
 
     def _prepared(self, message: Mapping[str, Any], where: str) -> dict[str, Any]:
         """A message as templates expect it: parts as one text unless it reads parts, arguments as an object."""
@@ -95,15 +124,40 @@ class ChatTemplate:
             prepared.setdefault("reasoning_content", prepared["reasoning"])
         if prepared["role"] == "developer" and "developer" not in self.source:
             prepared["role"] = "system"
-        content = prepared["content"]
-        if isinstance(content, list) and not self.reads_parts:
-            prepared["content"] = "\n".join(part["text"] for part in content)
-        if "tool_calls" in prepared:
+        prepared["content"] = self._content(prepared["content"], prepared["role"])
+        if not prepared.get("tool_calls"):
+            prepared.pop("tool_calls", None)  # templates ask whether there is such a list
+        else:
             prepared["tool_calls"] = [
                 _with_parsed_arguments(call, f"{where}.tool_calls[{index}]")
                 for index, call in enumerate(prepared["tool_calls"])
             ]
+            if self._tells_no_content and not prepared["content"]:  # some show either the text or the calls
+                prepared["content"] = None
+        # For gpt-oss, which reads either thoughts or a text before calls.
+        if "reasoning_content" in prepared and not ("tool_calls" in prepared and prepared["content"]):
+            prepared.setdefault("thinking", prepared["reasoning_content"])
         return prepared
+
+    def _content(self, content: str | list[Any], role: str) -> str | list[Any]:
+        """The content of a message in a shape that the template reads all of."""
+        if isinstance(content, str):
+            return _parts_of(content) if self._wants_parts else content
+        # Templates that read parts read those of users; of others they may take the first one, or write out the list.
+        is_text = role != "user" and all(part["type"] == "text" for part in content)
+        if not self.reads_parts or (is_text and not self._wants_parts):
+            return "\n".join(part["text"] for part in content)
+        return content
+
+    def _shows(self, content: str | list[Any]) -> bool:
+        """Whether the text in a content comes through."""
+        messages = [{"role": "user", "content": content}]
+        try:
+            return _PROBE in self._template.render(
+                self._special_tokens, messages=messages, tools=None, documents=None, add_generation_prompt=True
+            )
+        except (jinja2.TemplateError, *_COMPUTING):
+            return False
 
 
 def load_chat_template(folder: Path) -> ChatTemplate | None:
@@ -114,7 +168,7 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
         OSError: a file cannot be read.
     """
     config = _read_json(folder / "tokenizer_config.json")
-    source = _template_source(folder, config)
+    source, plain = _template_sources(folder, config)
     if source is None:
         return None
     named = {**_read_json(folder / "special_tokens_map.json"), **config}
@@ -123,28 +177,37 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
         for name, value in named.items()
         if name.endswith("_token") and isinstance(value, str | dict) and value
     }
-    return ChatTemplate(source, tokens)
+    return ChatTemplate(source, tokens, without_tools=None if plain is None else ChatTemplate(plain, tokens))
 
 
 def template_text(folder: Path) -> str:
-    """The source of the chat template of a model folder; empty where it has none.
+    """The source of the chat template of a model folder, of several the one with tools; empty where it has none.
 
     Raises:
         ValueError: the file that would hold it is not what it should be.
         OSError: it cannot be read.
     """
-    return _template_source(folder, _read_json(folder / "tokenizer_config.json")) or ""
+    return _template_sources(folder, _read_json(folder / "tokenizer_config.json"))[0] or ""
 
 
-def _template_source(folder: Path, config: Mapping[str, Any]) -> str | None:
+def _template_sources(folder: Path, config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The template, and the one for requests without tools where that is another."""
     plain, wrapped = (folder / name for name in _TEMPLATE_FILES)
+    named: dict[str, Any]
     if plain.is_file():
-        return plain.read_text(encoding="utf-8")
-    source = _read_json(wrapped).get("chat_template", config.get("chat_template"))
-    if isinstance(source, list):  # several templates with names
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("tool_use", named.get("default"))
-    return source if isinstance(source, str) else None
+        named = {"default": plain.read_text(encoding="utf-8")}
+        beside = folder / "additional_chat_templates" / f"{_FOR_TOOLS}.jinja"
+        if beside.is_file():
+            named[_FOR_TOOLS] = beside.read_text(encoding="utf-8")
+    else:
+        source = _read_json(wrapped).get("chat_template", config.get("chat_template"))
+        named = {"default": source}
+        if isinstance(source, list):  # several templates with names
+            named = {entry["name"]: entry["template"] for entry in source}
+    default, for_tools = (
+        text if isinstance(text := named.get(name), str) else None for name in ("default", _FOR_TOOLS)
+    )
+    return (default, None) if for_tools is None else (for_tools, default)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -160,14 +223,37 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _with_parsed_arguments(call: Mapping[str, Any], where: str) -> dict[str, Any]:
     function = dict(call["function"])
     if isinstance(function.get("arguments"), str):
-        text = function["arguments"] or "{}"
+        text = "{}" if function["arguments"].strip() in ("", "null") else function["arguments"]
         try:
-            parsed = json.loads(text)
-        except ValueError as error:
+            # Unlike the standard library's, this decoder takes nothing that cannot be written into a prompt.
+            parsed = msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
             at = f"{where}.function.arguments"
             raise InvalidRequest(f"{at} must hold valid JSON: {error}", param=at) from None
         function["arguments"] = _Arguments(parsed, text) if isinstance(parsed, dict) else parsed
-    return {**call, "function": function}
+    return {"type": "function", **call, "function": function}
+
+
+def _parts_of(text: str) -> list[Any]:
+    return [{"type": "text", "text": text}]
+
+
+def _ended(content: str | list[Any]) -> str | list[Any]:
+    """A content of text with a mark behind it."""
+    if isinstance(content, str):
+        return content + _HERE
+    *before, last = content
+    return [*before, {**last, "text": last["text"] + _HERE}]
+
+
+def _up_to_here(prompt: str) -> str:
+    begun, here, _ = prompt.rpartition(_HERE)
+    if not here:
+        raise InvalidRequest(
+            "the model's chat template does not show the last message, so it cannot be continued",
+            param="continue_final_message",
+        )
+    return begun
 
 
 class _Arguments(dict[str, Any]):
@@ -189,14 +275,19 @@ class _Arguments(dict[str, Any]):
 
 def _iterates_over_content(tree: jinja2.nodes.Template) -> bool:
     """Whether a loop runs over something called content: then the template reads lists of parts by itself."""
-    for loop in tree.find_all(jinja2.nodes.For):
-        source = loop.iter
-        names = [node.name for node in _with_self(source, jinja2.nodes.Name)]
-        fields = [node.attr for node in _with_self(source, jinja2.nodes.Getattr)]
-        items = [node.arg.value for node in _with_self(source, jinja2.nodes.Getitem) if _is_constant(node.arg)]
-        if "content" in (*names, *fields, *items):
-            return True
-    return False
+    return any(_names_content(loop.iter) for loop in tree.find_all(jinja2.nodes.For))
+
+
+def _tests_for_no_content(tree: jinja2.nodes.Template) -> bool:
+    """Whether it asks if something called content is none: then it expects that of messages without a text."""
+    return any(test.name == "none" and _names_content(test.node) for test in tree.find_all(jinja2.nodes.Test))
+
+
+def _names_content(expression: jinja2.nodes.Node) -> bool:
+    names = [node.name for node in _with_self(expression, jinja2.nodes.Name)]
+    fields = [node.attr for node in _with_self(expression, jinja2.nodes.Getattr)]
+    items = [node.arg.value for node in _with_self(expression, jinja2.nodes.Getitem) if _is_constant(node.arg)]
+    return "content" in (*names, *fields, *items)
 
 
 def _with_self(node: jinja2.nodes.Node, kind: type[Any]) -> list[Any]:

@@ -54,6 +54,10 @@ class ReasoningForm(msgspec.Struct, frozen=True):
     marks: tuple[str, ...] = ()
     """Tokens that have to stay visible in the text, even where the model calls them special."""
 
+    def is_open(self, begun: str) -> bool:
+        """Whether an answer that was begun like this is still in the thoughts."""
+        return bool(self.start) and begun.rfind(self.start) > begun.rfind(self.end)
+
     def splitter(self, prompt: str) -> Splitter | None:
         """For an answer to a rendered prompt; ``None``: the prompt has closed the thoughts, so there are none."""
         if not self.start:

@@ -45,6 +45,10 @@ class ChatRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=True):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | str | None = None
+    add_generation_prompt: bool | None = None
+    """Whether the prompt ends with the beginning of the assistant's turn; it does unless this says no."""
+    continue_final_message: bool | None = None
+    """The answer goes on with the last message, which the assistant has begun."""
     enable_thinking: bool | None = None
     reasoning_effort: Effort | None = None
 
@@ -76,12 +80,22 @@ class ChatRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=True):
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     @property
+    def begun(self) -> str:
+        """The text that the answer goes on with; empty where it begins a message of its own."""
+        content = self.messages[-1]["content"] if self.continue_final_message else ""
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+    @property
     def template_arguments(self) -> dict[str, Any]:
         """Variables for the chat template, beside messages and tools."""
         given = self.chat_template_kwargs
         arguments = dict(given) if isinstance(given, dict) else {}
         if self.thinking is not None:
             arguments["enable_thinking"] = self.thinking
+        if self.continue_final_message:
+            arguments["add_generation_prompt"] = False
+        elif self.add_generation_prompt is not None:
+            arguments.setdefault("add_generation_prompt", self.add_generation_prompt)
         return arguments
 
 
@@ -105,12 +119,14 @@ def parse_chat(body: bytes, *, images: bool = False) -> ChatRequest:
         raise InvalidRequest("'messages' must have at least one message", param="messages")
     for index, message in enumerate(request.messages):
         check_message(message, f"messages[{index}]", images=images)
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true", param="top_logprobs")
     for index, tool in enumerate(request.tools or ()):
         _check_tool(tool, f"tools[{index}]")
     _check_tool_choice(request)
     _check_template_arguments(request)
+    if request.continue_final_message:
+        _check_continuation(request)
     return request
 
 
@@ -138,6 +154,10 @@ def _check_tool(tool: dict[str, Any], where: str) -> None:
         value = function.get(field)
         if value is not None and not isinstance(value, kind):
             raise InvalidRequest(f"{where}.function.{field} must be {rule}", param=f"{where}.function.{field}")
+    kind_of_arguments = (function.get("parameters") or {}).get("type", "object")
+    if "object" not in (kind_of_arguments if isinstance(kind_of_arguments, list) else [kind_of_arguments]):
+        at = f"{where}.function.parameters.type"
+        raise InvalidRequest(f"{at} must be 'object': the arguments of a function have names", param=at)
 
 
 def _check_tool_choice(request: ChatRequest) -> None:
@@ -174,6 +194,21 @@ def _check_template_arguments(request: ChatRequest) -> None:
         raise InvalidRequest(
             "give either 'enable_thinking' or 'reasoning_effort': both say whether the model thinks first",
             param="reasoning_effort",
+        )
+
+
+def _check_continuation(request: ChatRequest) -> None:
+    last = request.messages[-1]
+    if last["role"] != "assistant" or not last.get("content") or last.get("tool_calls"):
+        raise InvalidRequest(
+            "'continue_final_message' needs a last message of the assistant that has a text, and no tool calls",
+            param="continue_final_message",
+        )
+    if request.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' goes on with the last message, 'add_generation_prompt' begins a new one: set one "
+            "of them to false",
+            param="add_generation_prompt",
         )
 
 

@@ -5,7 +5,8 @@ for every engine; ``refuse_unsupported`` then checks what one engine cannot hono
 name the field. Nothing is silently ignored.
 """
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, TypeVar
 
@@ -114,7 +115,11 @@ MUST_BE: Mapping[str, str] = {
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
     "messages": "a non-empty list of messages",
     "tools": "a list of tools",
+    "tool_choice": '"none", "auto", "required" or {"type": "function", "function": {"name": ...}}',
+    "reasoning_effort": "none, minimal, low, medium, high or xhigh",
     "chat_template_kwargs": "an object, or a string that holds one as JSON",
+    "add_generation_prompt": "true or false",
+    "continue_final_message": "true or false",
     "response_format": 'an object such as {"type": "json_schema", "json_schema": {...}}',
     "structured_outputs": 'an object such as {"json": {...}}',
     "guided_json": "a JSON schema: an object, or a string that holds one",
@@ -170,6 +175,19 @@ ADVICE: Mapping[str, str] = {
 Request = TypeVar("Request", bound=GenerationRequest)
 
 
+@contextlib.contextmanager
+def refusing_deep_nesting() -> Iterator[None]:
+    """For work on what clients send: lists and objects within each other, more of them than Python can follow.
+
+    Raises:
+        InvalidRequest: in place of ``RecursionError``.
+    """
+    try:
+        yield
+    except RecursionError:
+        raise InvalidRequest("the request has too many lists and objects within each other") from None
+
+
 def decode(body: bytes, decoder: msgspec.json.Decoder[Request]) -> Request:
     """Decode a request body.
 
@@ -194,7 +212,7 @@ def _convert_known_fields(fields: dict[str, Any], kind: type[Request]) -> Reques
     known = {field.name for field in msgspec.structs.fields(kind)}
     for name in fields.keys() - known:
         value = fields.pop(name)
-        if value is None or name in HARMLESS or value in INERT_VALUES.get(name, ()):
+        if value is None or name in HARMLESS or _is_inert(name, value):
             continue
         advice = ADVICE.get(name, "leave it out")
         raise UnsupportedParameter(f"{name!r} is not supported here: {advice}", param=name)
@@ -202,6 +220,12 @@ def _convert_known_fields(fields: dict[str, Any], kind: type[Request]) -> Reques
         return msgspec.convert(fields, kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
+
+
+def _is_inert(name: str, value: Any) -> bool:
+    """Whether a field we do not implement asks for what happens anyway. No number is inert because a bool equals it."""
+    inert = INERT_VALUES.get(name, ())
+    return any(value == one and isinstance(value, bool) is isinstance(one, bool) for one in inert)
 
 
 def _explain(text: str) -> InvalidRequest:
@@ -213,6 +237,8 @@ def _explain(text: str) -> InvalidRequest:
     param = path.strip("`").removeprefix("key` in `").removeprefix("$.").replace("[...]", "")
     name = param.partition(".")[0].partition("[")[0]
     rule = f"must be {MUST_BE[name]}: " if name in MUST_BE else "is wrong: "
+    if param != name and name in MUST_BE:
+        rule = f"is wrong ({name!r} must be {MUST_BE[name]}): "
     return InvalidRequest(f"{param!r} {rule}{reason[:1].lower()}{reason[1:]}", param=param)
 
 
@@ -242,6 +268,8 @@ _NEUTRAL: Mapping[str, Collection[Any]] = {
     "structure": (),
     "parallel_tool_calls": (True,),
     "chat_template_kwargs": ({}, "{}"),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
     "enable_thinking": (False,),
     "reasoning_effort": ("none",),
 }

@@ -26,6 +26,14 @@ class MessagesBody(ForwardedBody, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] | None = None
 
 
+class CountTokensBody(ForwardedBody, frozen=True, kw_only=True):
+    """The same, before it is sent."""
+
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
 class ResponsesBody(ForwardedBody, frozen=True, kw_only=True):
     """OpenAI's Responses."""
 

@@ -23,9 +23,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     """With what the model wants around a text; a chat has that from its template. Unset: a text has it."""
-    add_generation_prompt: bool = True
-    """With the beginning of the assistant's turn."""
-    continue_final_message: bool = False
+    add_generation_prompt: bool | None = None
+    """With the beginning of the assistant's turn; unless it says no."""
+    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 
@@ -48,7 +48,7 @@ _MUST_BE: Mapping[str, str] = {
     "return_token_strs": "true or false",
     "tokens": "a list of token ids",
 }
-_OF_CHATS = ("tools", "chat_template_kwargs")
+_OF_CHATS = ("tools", "chat_template_kwargs", "continue_final_message")
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
 _detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
@@ -64,10 +64,6 @@ def parse_tokenize(body: bytes) -> TokenizeRequest:
     request = decode(body, _tokenize_decoder, _MUST_BE)
     if (request.prompt is None) == (request.messages is None):
         raise InvalidRequest("give either 'prompt' or 'messages'", param="prompt")
-    if request.continue_final_message:
-        raise UnsupportedParameter(
-            "'continue_final_message' is not supported here: leave it out", param="continue_final_message"
-        )
     if request.messages is not None and request.add_special_tokens:
         raise UnsupportedParameter(
             "'add_special_tokens' is for a 'prompt': a chat has what its template writes", param="add_special_tokens"
@@ -89,9 +85,8 @@ def chat_of(request: TokenizeRequest, *, images: bool = False) -> ChatRequest:
     Raises:
         InvalidRequest: a message or a tool makes no sense.
     """
-    arguments = {"add_generation_prompt": request.add_generation_prompt, **(request.chat_template_kwargs or {})}
-    fields = {"model": request.model, "messages": request.messages, "tools": request.tools}
-    return parse_chat(msgspec.json.encode({**fields, "chat_template_kwargs": arguments}), images=images)
+    names = ("model", "messages", *_OF_CHATS, "add_generation_prompt")
+    return parse_chat(msgspec.json.encode({name: getattr(request, name) for name in names}), images=images)
 
 
 def parse_detokenize(body: bytes) -> DetokenizeRequest:

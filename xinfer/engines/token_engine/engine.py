@@ -57,6 +57,8 @@ HONOURED = frozenset(
         "parallel_tool_calls",
         "structure",
         "chat_template_kwargs",
+        "add_generation_prompt",
+        "continue_final_message",
         "enable_thinking",
         "reasoning_effort",
     }

@@ -21,11 +21,11 @@ from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.grammar import CallRules, Grammar, answer_grammar
 from xinfer.generation.reasoning import reasoning_form
 from xinfer.generation.sampling import Sampling
-from xinfer.generation.tool_calls import Tool, new_call_id, read_tools, tool_form
+from xinfer.generation.tool_calls import Tool, new_call_id, read_tools, shows_several_calls, tool_form
 from xinfer.ops import Op
 from xinfer.protocols.chat import ChatRequest, ChatWriter, parse_chat
 from xinfer.protocols.completions import CompletionRequest, CompletionWriter, parse_completion
-from xinfer.protocols.decoding import GenerationRequest, refuse_unsupported
+from xinfer.protocols.decoding import GenerationRequest, refuse_unsupported, refusing_deep_nesting
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -78,6 +78,7 @@ class JobMaker:
         source = template.source if template else ""
         self._reasoning = None if template is None else reasoning_form(source, tokenizer.vocabulary)
         self._tool_form = tool_form(source)
+        self._calls_several = template is None or shows_several_calls(template)
 
     @property
     def sees(self) -> bool:
@@ -108,7 +109,8 @@ class JobMaker:
         """
         request: ChatRequest | CompletionRequest
         is_chat = call.op is Op.CHAT
-        request = parse_chat(call.body, images=self.sees) if is_chat else parse_completion(call.body)
+        with refusing_deep_nesting():
+            request = parse_chat(call.body, images=self.sees) if is_chat else parse_completion(call.body)
         refuse_unsupported(request, self._honoured, self._engine)
         return request
 
@@ -126,13 +128,16 @@ class JobMaker:
         Raises:
             InvalidRequest: the request is wrong, or asks for what the model or engine cannot do.
         """
-        if isinstance(request, ChatRequest):
-            return self._chat(call, request, created, images)
-        return self._completion(call, request, created)
+        with refusing_deep_nesting():
+            if isinstance(request, ChatRequest):
+                return self._chat(call, request, created, images)
+            return self._completion(call, request, created)
 
     def _chat(self, call: Call, request: ChatRequest, created: int, images: Items[Image]) -> Job:
         if request.active_tools and self._tool_form is None:
-            raise UnsupportedParameter("this model does not write tool calls; leave 'tools' out", param="tools")
+            has_some = self._template is not None and "tools" in self._template.variables
+            why = "writes tool calls in a form that is not known here" if has_some else "does not write tool calls"
+            raise UnsupportedParameter(f"this model {why}; leave 'tools' out", param="tools")
         prompt = self.chat_prompt(request, images)
         writer = ChatWriter(
             f"chatcmpl-{request.request_id or call.request_id}",
@@ -140,16 +145,20 @@ class JobMaker:
             created,
             include_usage=request.include_usage,
         )
+        reasoning = self._reasoning
+        # Thoughts that the answer goes on with are like those that a prompt has just opened.
+        lead = reasoning.start if reasoning and reasoning.is_open(request.begun) else prompt.text
         form = self._tool_form if request.active_tools else None
         tools = read_tools(request.active_tools or ())
-        single = request.parallel_tool_calls is False or isinstance(request.tool_choice, dict)
+        several = self._calls_several if request.parallel_tool_calls is None else request.parallel_tool_calls
+        single = not several or isinstance(request.tool_choice, dict)
 
-        def new_text(prompt: Prompt, sampling: Sampling) -> AnswerText:
+        def new_text(_prompt: Prompt, sampling: Sampling) -> AnswerText:
             return AnswerText(
                 self._tokenizer.detokenizer(),
                 request.stop_strings,
                 min_tokens=sampling.min_tokens,
-                reasoning=self._reasoning.splitter(prompt.text) if self._reasoning else None,
+                reasoning=reasoning.splitter(lead) if reasoning else None,
                 tools=form.parser(lambda: new_call_id(form), tools, single=single) if form else None,
             )
 
@@ -159,7 +168,7 @@ class JobMaker:
         if form is not None:
             forced = request.tool_choice == "required" or isinstance(request.tool_choice, dict)
             calls = CallRules(form=form, tools=_callable(request, tools), forced=forced, single=single)
-        job.grammar = answer_grammar(request.structure, calls, self._reasoning, prompt.text)
+        job.grammar = answer_grammar(request.structure, calls, reasoning, lead)
         _check_grammar(request, job.grammar)
         return job
 

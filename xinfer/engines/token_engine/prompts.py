@@ -80,11 +80,13 @@ def chat_prompt(
     if shield is not None:
         written, cut = shield.cut(written)
     messages, tools, arguments = written
+    continued = bool(request.continue_final_message)
     if reader is None or not images:
-        text = template.render(messages, tools, arguments)
+        text = template.render(messages, tools, arguments, continued=continued)
     else:
         as_parts = reader.template_writes_mark and template.reads_parts
-        text = template.render(marked(messages, reader.mark, as_parts=as_parts), tools, arguments)
+        shown = marked(messages, reader.mark, as_parts=as_parts)
+        text = template.render(shown, tools, arguments, continued=continued)
 
     def encode(text: str) -> list[int]:
         pieces = text.split(cut) if cut else [text]

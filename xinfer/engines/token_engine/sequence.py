@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from xinfer.engines.token_engine.constraint import Constraint
-from xinfer.errors import InvalidRequest
+from xinfer.errors import InvalidRequest, XinferError
 from xinfer.generation.sampling import Sampling
 
 
@@ -112,7 +112,7 @@ class Sequence:
         self.adapter = adapter
         self.images = images
         self.constraint = constraint
-        self.refusal: InvalidRequest | None = None
+        self.refusal: XinferError | None = None
         """Why it cannot go on."""
         self.generated: list[int] = []
         self.prompt_candidates = prompt_candidates

@@ -9,6 +9,7 @@ from xinfer.engines.token_engine.prompts import Limits, check_ids
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 from xinfer.ops import Op
 from xinfer.protocols.chat import ChatRequest
+from xinfer.protocols.decoding import refusing_deep_nesting
 from xinfer.protocols.tokenization import (
     DetokenizeRequest,
     TokenizeRequest,
@@ -42,8 +43,9 @@ class Tokenization:
         Raises:
             InvalidRequest: it is wrong.
         """
-        request = parse_tokenize(body)
-        return request, None if request.messages is None else chat_of(request, images=self._jobs.sees)
+        with refusing_deep_nesting():
+            request = parse_tokenize(body)
+            return request, None if request.messages is None else chat_of(request, images=self._jobs.sees)
 
     def answer(self, request: TokenizeRequest, chat: ChatRequest | None, images: Sequence[Image]) -> bytes:
         """The tokens of what was read.
@@ -52,7 +54,8 @@ class Tokenization:
             InvalidRequest: the model has no chat template, or it refuses the messages.
         """
         if chat is not None:
-            ids = self._jobs.chat_prompt(chat, images).ids
+            with refusing_deep_nesting():
+                ids = self._jobs.chat_prompt(chat, images).ids
         else:
             ids = self._tokenizer.encode(request.prompt or "", add_special=request.add_special_tokens is not False)
         texts = [self._written(token) for token in ids] if request.return_token_strs else None

@@ -18,7 +18,10 @@ In which form a model writes is told from its chat template, see ``dialects.py``
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
+from xinfer.errors import InvalidRequest
+from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.dialects import Dialect, tool_dialect
 from xinfer.generation.tool_calls import forms
 from xinfer.generation.tool_calls.json_form import JsonForm
@@ -34,6 +37,7 @@ __all__ = [
     "has_tool_calls",
     "new_call_id",
     "read_tools",
+    "shows_several_calls",
     "tool_form",
 ]
 
@@ -74,6 +78,31 @@ def _mistral(template: str) -> ToolForm:
 def has_tool_calls(template: str) -> bool:
     """Whether calls of a model with this chat template can be read."""
     return tool_form(template) is not None
+
+
+def shows_several_calls(template: ChatTemplate) -> bool:
+    """Whether a conversation in which the model called several tools at once can go on.
+
+    Some templates (that of Llama 3.1) show one call in a turn, and refuse more.
+    """
+    return _shows(template, calls=2) or not _shows(template, calls=1)  # which refuses any says nothing of several
+
+
+def _shows(template: ChatTemplate, *, calls: int) -> bool:
+    ids = [f"abcdefgh{number}" for number in range(calls)]
+    function = {"name": "f", "arguments": "{}"}
+    made = [{"id": name, "type": "function", "function": function} for name in ids]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": made},
+        *({"role": "tool", "tool_call_id": name, "content": "1"} for name in ids),
+    ]
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+    try:
+        template.render(messages, [tool], {})
+    except InvalidRequest:
+        return False
+    return True
 
 
 def new_call_id(form: ToolForm | None = None) -> str:

@@ -1,7 +1,8 @@
 """The tools of a request, as parsers and grammars see them."""
 
 import json
-from collections.abc import Iterable, Mapping
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,11 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("array", list),
     ("object", dict),
 )
+_COMBINING = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
+_FEW: Mapping[str, list[Any]] = {"null": [None], "boolean": [False, True]}
+"""Types that list their values by themselves."""
+_AS_PYTHON: Mapping[str, Any] = {"True": True, "False": False, "None": None}
+"""The template of Qwen3-Coder shows the model values so."""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -34,6 +40,13 @@ class Tool(msgspec.Struct, frozen=True):
         found = self.parameters["properties"][name] if name in self.properties else None
         return found if isinstance(found, dict) else {}
 
+    def resolved(self, name: str) -> Mapping[str, Any]:
+        """The same with references followed: one plain schema, or ``anyOf`` with plain ones and nothing else."""
+        schema = self.parameter(name)
+        if not schema.keys() & _COMBINING:
+            return schema
+        return {"anyOf": list(_plain(schema, self.parameters, set()))}
+
     def requires(self, name: str) -> bool:
         """Whether an argument must be there."""
         return name in _listed(self.parameters.get("required"))
@@ -48,7 +61,10 @@ def read_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[Tool, ...]:
     for tool in tools:
         function = tool["function"]
         schema = dict(function.get("parameters") or {})
-        schema.setdefault("type", "object")
+        if isinstance(reference := schema.get("$ref"), str):  # what recurses is described so
+            del schema["$ref"]
+            schema |= _at(schema, reference)
+        schema["type"] = "object"
         if "additionalProperties" not in schema and not schema.keys() & {"anyOf", "allOf", "oneOf", "$ref"}:
             schema["additionalProperties"] = False
         found.append(Tool(function["name"], schema, bool(function.get("strict"))))
@@ -65,8 +81,12 @@ def kinds_of(schema: Mapping[str, Any]) -> frozenset[str]:
 
 
 def choices_of(schema: Mapping[str, Any]) -> list[Any]:
-    """The values that a schema lists; empty: it lists none."""
-    return [schema["const"]] if "const" in schema else _listed(schema.get("enum"))
+    """The values that a schema lists; empty: it lists none, or not all that it allows."""
+    listed = [schema["const"]] if "const" in schema else _listed(schema.get("enum"))
+    if listed or not isinstance(schema.get("anyOf"), list):
+        return listed
+    branches = [choices_of(branch) or _FEW.get(str(branch.get("type")), []) for branch in schema["anyOf"]]
+    return [value for branch in branches for value in branch] if all(branches) else []
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:
@@ -82,10 +102,38 @@ def typed(text: str, schema: Mapping[str, Any]) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
-        return text
+        value = _AS_PYTHON.get(text, text)
+        return value if _kind_of(value) in kinds else text
     if not kinds or _kind_of(value) in kinds or (_kind_of(value) == "integer" and "number" in kinds):
         return value
     return text if "string" in kinds else value
+
+
+def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], followed: set[str]) -> Iterator[Mapping[str, Any]]:
+    """The schemas that a value may follow, without combinations; every reference is followed once."""
+    rest = {key: value for key, value in schema.items() if key not in _COMBINING}
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference not in followed:
+            followed.add(reference)
+            yield from _plain({**rest, **_at(root, reference)}, root, followed)
+    elif parts := _listed(schema.get("allOf")):
+        for part in parts:
+            rest |= part if isinstance(part, dict) else {}
+        yield from _plain(rest, root, followed)
+    elif branches := [*_listed(schema.get("anyOf")), *_listed(schema.get("oneOf"))]:
+        for branch in branches:
+            yield from _plain({**rest, **branch} if isinstance(branch, dict) else rest, root, followed)
+    else:
+        yield rest
+
+
+def _at(root: Mapping[str, Any], reference: str) -> Mapping[str, Any]:
+    """What a reference within a schema (``#/$defs/Colour``) refers to; empty where that is nothing."""
+    found: Any = root
+    for step in urllib.parse.unquote(reference).split("/")[1:]:
+        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and reference.startswith("#") else {}
 
 
 def _listed(value: Any) -> list[Any]:

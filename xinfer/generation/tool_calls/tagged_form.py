@@ -89,29 +89,34 @@ class TaggedForm(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join([*parts, literal(self.behind)])
 
     def _argument(self, rules: LarkRules, tool: Tool, name: str) -> str:
-        schema = tool.parameter(name)
+        schema = tool.resolved(name)
         line = "\n" if self.own_line else ""
-        may_be_text = "string" in kinds_of(schema) or not kinds_of(schema)
-        written = self.argument.replace("{key}", name).replace("{text}", json.dumps(may_be_text))
-        start = literal(written + line)
         end = line + self.value_end
-        if may_be_text:
-            if is_text(schema) and (choices := choices_of(schema)):
-                options = " | ".join(literal(f"{choice}{end}") for choice in choices)
-                return f"{start} ({options}) {literal(self.between)}"
-            if tool.strict and (unheld := sorted(_ONLY_IN_QUOTES & schema.keys())):
-                raise UnsupportedParameter(
-                    f"this model writes texts without quotes, so a strict tool cannot have {unheld[0]!r} as "
-                    f"{name!r} of {tool.name!r} has",
-                    param="tools",
-                )
-            text = rules.add(ANYTHING, options=f"suffix={literal(end)}")
-            return f"{start} {text} {literal(self.between)}"
-        definitions: dict[str, Any] = {
-            key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
-        }
-        value = json_value({**definitions, **schema}, strict=tool.strict)
-        return f"{start} {value} {literal(end + self.between)}"
+        if "string" not in kinds_of(schema) and kinds_of(schema):
+            definitions: dict[str, Any] = {
+                key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
+            }
+            value = json_value({**definitions, **tool.parameter(name)}, strict=tool.strict)
+            return f"{self._start(name, line, is_text=False)} {value} {literal(end + self.between)}"
+        if choices := choices_of(schema):
+            options = [
+                f"{self._start(name, line, is_text=isinstance(choice, str))} {literal(_unquoted(choice) + end)}"
+                for choice in choices
+            ]
+            return f"({' | '.join(options)}) {literal(self.between)}"
+        said = frozenset[str]().union(*schema.get("anyOf", [schema]))
+        if tool.strict and (unheld := sorted(_ONLY_IN_QUOTES & said)):
+            raise UnsupportedParameter(
+                f"this model writes texts without quotes, so a strict tool cannot have {unheld[0]!r} as "
+                f"{name!r} of {tool.name!r} has",
+                param="tools",
+            )
+        text = rules.add(ANYTHING, options=f"suffix={literal(end)}")
+        return f"{self._start(name, line, is_text=True)} {text} {literal(self.between)}"
+
+    def _start(self, name: str, line: str, *, is_text: bool) -> str:
+        """All of an argument that comes before its value."""
+        return literal(self.argument.replace("{key}", name).replace("{text}", json.dumps(is_text)) + line)
 
 
 class _Stage(enum.Enum):
@@ -228,7 +233,7 @@ class TaggedCallParser(ToolCallParser):
             if self._is_text():
                 yield self._more(f'{start}{_escaped(text)}"')
             else:
-                value = typed(text.strip(), self._tool.parameter(self._key))
+                value = typed(text.strip(), self._tool.resolved(self._key))
                 yield self._more(start + json.dumps(value, ensure_ascii=False))
         elif self._is_text():
             ends = (form.value_end, "\n" + form.value_end) if form.own_line else (form.value_end,)
@@ -254,9 +259,14 @@ class TaggedCallParser(ToolCallParser):
             self._leave(self._held)
 
     def _is_text(self) -> bool:
-        schema = self._tool.parameter(self._key)
+        schema = self._tool.resolved(self._key)
         may_be_text = "string" in kinds_of(schema) or not kinds_of(schema)
         return is_text(schema) or (self._said_text is True and may_be_text)
+
+
+def _unquoted(value: Any) -> str:
+    """A value as it stands between tags."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _escaped(text: str) -> str:
