@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from xinfer.devices import Grant, Lease  # noqa: E402
 from xinfer.engines.base import Call  # noqa: E402
 from xinfer.engines.transformers import ENGINE  # noqa: E402
-from xinfer.errors import LoadFailed  # noqa: E402
+from xinfer.errors import EngineFailed, LoadFailed  # noqa: E402
 from xinfer.ops import Kind, Op  # noqa: E402
 from xinfer.spec import Adapter, Format, ModelSpec  # noqa: E402
 
@@ -112,6 +112,46 @@ def test_rows_of_one_batch_have_adapters_of_their_own(tiny, loras, tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk": 16}])
+def test_numbers_that_overflow_end_their_own_request_and_nobody_elses(tiny, tmp_path, options):
+    huge = write_lora(tmp_path / "huge", seed=1, layers=(0,), modules={"mlp.down_proj": (128, 64)}, strength=5e37)
+
+    async def main():
+        expected = await all_answers(tiny)
+        engine = await loaded(tiny, max_num_seqs=8, **options)
+        try:
+            await engine.load_adapter(Adapter(name="huge", path=str(huge)))
+            for _ in range(2):  # the second time in rows that the others had
+                asked = [complete(engine, prompt, name) for name in ("huge", "m", "huge") for prompt in PROMPTS]
+                found = await asyncio.gather(*asked, return_exceptions=True)
+                broken = found[: len(PROMPTS)] + found[-len(PROMPTS) :]
+                assert all(isinstance(error, EngineFailed) and "no numbers" in error.message for error in broken)
+                assert found[len(PROMPTS) : -len(PROMPTS)] == expected
+            assert await asyncio.gather(*[complete(engine, prompt) for prompt in PROMPTS]) == expected
+            assert engine.failure() == ""
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
+def test_layers_that_are_not_those_of_the_text_are_refused(tiny, tmp_path):
+    folder = write_lora(tmp_path / "sees", seed=1, layers=(0,), modules=MODULES)
+    file = folder / "adapter_model.safetensors"
+    names = {name: name.replace("model.layers", "vision_tower.encoder.layers") for name in load_file(file)}
+    save_file({names[name]: tensor for name, tensor in load_file(file).items()}, file)
+
+    async def main():
+        engine = await loaded(tiny)
+        try:
+            with pytest.raises(LoadFailed, match=r"has the tensor .*vision_tower"):
+                await engine.load_adapter(Adapter(name="sees", path=str(folder)))
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
 def test_a_sequence_keeps_an_adapter_that_is_unloaded_meanwhile(tiny, loras):
     async def main():
         engine = await loaded(tiny)
@@ -136,6 +176,9 @@ def test_a_sequence_keeps_an_adapter_that_is_unloaded_meanwhile(tiny, loras):
         ({"config": {"init_lora_weights": "pissa_niter_16"}}, "pissa"),
         ({"modules": {"mlp.up_proj": (32, 128)}}, "not for this model"),
         ({"layers": (7,)}, "layers.7"),
+        ({"strength": float("nan")}, "no numbers"),
+        ({"config": {"lora_alpha": None}}, "adapter_config.json that is wrong"),
+        ({"config": {"alpha_pattern": {"(": 4}}}, "adapter_config.json that is wrong"),
         ({"modules": {"self_attn.rotary": (64, 64)}}, "self_attn.rotary"),
     ],
 )

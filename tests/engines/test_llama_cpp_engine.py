@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,28 @@ def test_the_answers_do_not_depend_on_how_they_are_computed(golden, options):
 
     answers = with_model(use, **options)
     assert [message["content"] for message in answers] == [entry["answer"] for entry in entries]
+
+
+def test_chats_with_tools_have_a_template_of_their_own_where_the_file_has_one(tmp_path):
+    file = with_text(
+        tmp_path / "two.gguf", "tokenizer.chat_template.tool_use", "{{ tools[0].function.name }}<tool_call>"
+    )
+    template = load_generator(spec_of(file), LlamaCppOptions(), GRANT, silent).template
+    messages = [{"role": "user", "content": "hi"}]
+    shown = template.render(messages, [{"type": "function", "function": {"name": "f"}}], {})
+    assert shown.rstrip() == "f<tool_call>"
+    assert template.render(messages, None, {}) == open_model().template.render(messages, None, {})
+
+
+def with_text(file: Path, key: str, text: str) -> Path:
+    """Demo-chat with one more text in its header."""
+    data = DEMO.read_bytes()
+    magic, version, tensors, fields = struct.unpack_from("<4sIQQ", data)
+    size = 8 + len(key) + 4 + 8 + len(text)
+    text += " " * (-size % 32)  # so that the tensors stay where they are aligned
+    field = struct.pack(f"<Q{len(key)}sIQ", len(key), key.encode(), 8, len(text)) + text.encode()
+    file.write_bytes(struct.pack("<4sIQQ", magic, version, tensors, fields + 1) + field + data[24:])
+    return file
 
 
 def test_demo_chat_continues_plain_text(golden):
@@ -505,6 +528,10 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
         with_model(use, max_model_len=9999)
     with pytest.raises(LoadFailed, match="n_gpu_layers=5"):
         with_model(use, n_gpu_layers=5)
+    with pytest.raises(LoadFailed, match="main_gpu=3"):
+        with_model(use, main_gpu=3)
+    with pytest.raises(InvalidRequest, match="pooling_type=mean changes nothing"):
+        with_model(use, pooling_type="mean")
     lease = Lease(replica_id="r", generation=1, slices=(DeviceSlice(device_id="cpu-0", memory_mib=300),))
     with pytest.raises(LoadFailed, match=r"256 sequences of 2048 tokens take 1536 MiB"):
         with_model(use, Grant(lease=lease), n_parallel=256, max_model_len=2048)

@@ -203,7 +203,48 @@ def test_an_encoder_is_no_language_model(embedder):
         with_model(embedder, Kind.LLM, use=None)
 
 
+@pytest.mark.parametrize("option", [{"n_ctx": 512}, {"mmproj": "none"}, {"type_k": "q8_0"}, {"prefix_caching": False}])
+def test_options_of_models_that_write_are_refused(embedder, option):
+    with pytest.raises(InvalidRequest, match=f"{next(iter(option))}=.* changes nothing here"):
+        with_model(embedder, Kind.EMBEDDING, use=None, **option)
+
+
+def test_scores_are_neither_pooled_nor_normalized(reranker):
+    for option in ({"pooling_type": "mean"}, {"normalize": False}):
+        with pytest.raises(InvalidRequest, match=f"{next(iter(option))}=.* changes nothing here"):
+            with_model(reranker, Kind.RERANK, use=None, **option)
+
+
 # --- rerank ---
+
+
+def test_what_has_no_head_that_scores_is_no_rerank_model(embedder):
+    for path in (embedder, DEMO / "demo-chat" / "demo-chat.gguf"):
+        with pytest.raises(LoadFailed, match=f"{path.name} has no head that scores"):
+            with_model(path, Kind.RERANK, use=None)
+
+
+def test_a_rerank_model_embeds_only_where_it_is_said_how(reranker):
+    async def use(engine):
+        return await embed(engine, "green tea")
+
+    with pytest.raises(LoadFailed, match="model_type=rerank"):
+        with_model(reranker, Kind.EMBEDDING, use)
+    assert with_model(reranker, Kind.EMBEDDING, use, pooling_type="mean").shape == (1, 64)
+
+
+def test_a_query_that_leaves_no_room_for_documents_is_refused(reranker):
+    async def use(engine):
+        with pytest.raises(ContextOverflow, match=r"'query' has 303 tokens.*limit is 256") as refused:
+            await ask(engine, Op.RERANK, query="tea " * 300, documents=["green tea"])
+        assert refused.value.param == "query"
+        with pytest.raises(ContextOverflow, match=r"limit is 4"):
+            await ask(engine, Op.RERANK, query="green tea", documents=["tea"], truncate_prompt_tokens=4)
+        with pytest.raises(UnsupportedParameter, match="instruction"):
+            await ask(engine, Op.RERANK, query="green tea", documents=["tea"], instruction="Judge.")
+        return await ask(engine, Op.RERANK, query="tea", documents=["green tea"], truncate_prompt_tokens=5)
+
+    assert with_model(reranker, Kind.RERANK, use)["usage"]["prompt_tokens"] == 5
 
 
 def reference_scores(query: str, documents: list[str]) -> list[float]:

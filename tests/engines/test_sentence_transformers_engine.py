@@ -101,6 +101,19 @@ def plain_distilbert(folder):
     return save(folder, transformers.DistilBertModel(config), bert_tokenizer())
 
 
+def convolving(**more):
+    """It looks at padding like at text."""
+    return transformers.ConvBertConfig(vocab_size=len(vocabulary()), embedding_size=32, **SHAPE, **more)
+
+
+def convolving_embedder(folder):
+    return save(folder, transformers.ConvBertModel(convolving()), bert_tokenizer())
+
+
+def convolving_reranker(folder):
+    return save(folder, transformers.ConvBertForSequenceClassification(convolving(num_labels=1)), bert_tokenizer())
+
+
 def chain(folder, pooling="cls", *, dense=True, prompts=None):
     """A folder that the library itself saved: Transformer, Pooling, Dense, Normalize."""
     parts = sentence_transformers.sentence_transformer.modules
@@ -292,6 +305,27 @@ def minilm():
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
+def test_a_model_that_looks_at_padding_gets_none(model):
+    texts = sentences(12)
+    alone = [library_vectors(model(convolving_embedder), [text])[0] for text in texts]
+    assert distance(embed(model(convolving_embedder), texts), alone) < CLOSE
+    answer = rerank(model(convolving_reranker), "quick fox", texts)
+    scores = [item["relevance_score"] for item in sorted(answer["results"], key=lambda item: item["index"])]
+    alone = [library_scores(model(convolving_reranker), "quick fox", [text])[0] for text in texts]
+    assert distance(scores, alone) < CLOSE
+
+
+def test_a_model_that_rotates_by_the_length_of_a_batch_gets_equal_lengths(tmp_path):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 8, **factors}
+    shape = SHAPE | {"num_key_value_heads": 2, "rope_parameters": rope}
+    config = transformers.LlamaConfig(vocab_size=len(vocabulary()), **shape)
+    folder = save(tmp_path, transformers.LlamaModel(config), bert_tokenizer())
+    texts = sorted(sentences(8, longest=5) + sentences(2, longest=30), key=len)
+    alone = [library_vectors(folder, [text])[0] for text in texts]
+    assert distance(embed(folder, texts), alone) < CLOSE
+
+
 def test_a_real_model_gives_the_librarys_vectors(minilm):
     texts = ["How do I reset my password?", "\u00dcber die Stra\u00dfe \u4f60\u597d", "x" * 300, *sentences(10)]
     assert distance(embed(minilm, texts, {"implementation": "native"}), library_vectors(minilm, texts)) < CLOSE
@@ -362,6 +396,21 @@ def test_too_long_an_input_is_an_error_with_both_numbers_unless_it_may_be_cut(mo
         return [cut["data"][0]["embedding"]]
 
     assert distance(with_engine(folder, scenario), library_vectors(folder, [long])) < CLOSE
+
+
+def test_inputs_are_not_cut_to_less_than_the_models_own_tokens(model):
+    async def scenario(engine):
+        for limit in (1, 2):
+            with pytest.raises(InvalidRequest, match="more than 2 here") as caught:
+                await ask(engine, Op.EMBEDDING, input="fox", truncate_prompt_tokens=limit)
+            assert caught.value.param == "truncate_prompt_tokens"
+        ids = await ask(engine, Op.EMBEDDING, input=[5, 6, 7], truncate_prompt_tokens=1)
+        text = await ask(engine, Op.EMBEDDING, input="the quick fox", truncate_prompt_tokens=3)
+        return ids["usage"]["prompt_tokens"], text["usage"]["prompt_tokens"]
+
+    assert with_engine(model(chain), scenario) == (1, 3)
+    error = fails(InvalidRequest, rerank, model(bert_reranker), "fox", ["dog"], truncate_prompt_tokens=3)
+    assert "more than 3 here" in error.message
 
 
 @pytest.mark.parametrize("spec", [{"matryoshka_dims": (8, 16)}])
@@ -452,7 +501,7 @@ def test_a_cancelled_request_leaves_the_others_alone(model):
     with_engine(model(plain_bert), scenario, options={"max_batch_items": 4})
 
 
-def test_a_model_that_computes_nan_fails_its_requests_with_that_reason(tmp_path):
+def test_an_input_that_gives_nan_fails_its_own_request_with_that_reason(tmp_path):
 
     folder = plain_bert(tmp_path)
     tensors = safetensors.load_file(folder / "model.safetensors")
@@ -461,9 +510,14 @@ def test_a_model_that_computes_nan_fails_its_requests_with_that_reason(tmp_path)
     safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     async def scenario(engine):
-        with pytest.raises(EngineFailed, match="NaN"):
-            await vectors(engine, "the fox")
-        assert len(await vectors(engine, "the dog")) == 1
+        texts = ["the fox", "the dog"], ["the dog"], ["the fox"], ["many search", "lazy dog"]
+        both, dog, fox, others = await asyncio.gather(
+            *[vectors(engine, some) for some in texts], return_exceptions=True
+        )
+        for error in (both, fox):
+            assert isinstance(error, EngineFailed)
+            assert "NaN" in error.message
+        assert distance(dog + others, await vectors(engine, ["the dog", *texts[-1]])) < CLOSE
 
     with_engine(folder, scenario)
 

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import xinfer.catalog  # noqa: E402
 from xinfer.catalog import introspect  # noqa: E402
 from xinfer.devices import DeviceSlice, Grant, Lease  # noqa: E402
-from xinfer.engines.base import Call, distribution  # noqa: E402
+from xinfer.engines.base import Call  # noqa: E402
 from xinfer.engines.transformers import ENGINE, quantization  # noqa: E402
 from xinfer.engines.transformers.quantization import METHODS  # noqa: E402
 from xinfer.errors import LoadFailed  # noqa: E402
 from xinfer.ops import Op  # noqa: E402
+from xinfer.packages import distribution  # noqa: E402
 
 pytestmark = pytest.mark.engine("transformers")
 

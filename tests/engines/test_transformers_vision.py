@@ -256,6 +256,13 @@ def test_transparent_is_white():
     assert read(PIL.new("RGBA", (4, 3), (255, 0, 0, 0))).getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_grey_of_16_bits_is_as_dark_as_it_is():
+    assert read(PIL.new("I;16", (4, 3), 500)).getpixel((1, 1)) == (1, 1, 1)
+    assert read(PIL.new("I;16", (4, 3), 65_535)).getpixel((1, 1)) == (255, 255, 255)
+    assert read(PIL.new("I;16", (4, 3), 500), transparency=500).getpixel((1, 1)) == (255, 255, 255)
+    assert read(PIL.new("I;16", (4, 3), 500), transparency=1).getpixel((1, 1)) == (1, 1, 1)
+
+
 def test_a_picture_that_is_to_be_turned_is_turned():
     image = picture(4, (60, 20))
     exif = PIL.Exif()

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import struct
 import wave
 
 import pytest
@@ -172,6 +173,23 @@ def test_what_is_no_recording_is_refused(folder, data):
         return refused.value.param
 
     assert with_engine(folder, scenario) == "file"
+
+
+def floats(value: float) -> bytes:
+    """A WAV file of a second with this as every sample."""
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + 4 * RATE, b"WAVE", b"fmt ", 16, 3, 1, RATE, 4 * RATE, 4, 32)
+    return head + struct.pack("<4sI", b"data", 4 * RATE) + struct.pack("<f", value) * RATE
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_refused(value):
+    with pytest.raises(InvalidRequest, match="no numbers"):
+        Recording(memoryview(floats(value))).window(0, RATE)
+
+
+def test_what_is_louder_than_a_player_plays_is_cut():
+    assert set(Recording(memoryview(floats(-1e30))).window(0, RATE).tolist()) == {-1.0}
+    assert Recording(memoryview(floats(0.5))).window(0, RATE).tolist() == [0.5] * RATE
 
 
 def test_wrong_fields_are_refused_and_the_rest_goes_on(folder):

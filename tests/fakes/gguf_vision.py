@@ -61,7 +61,7 @@ def _write_language_model(folder: Path, architecture: str, own: dict[str, Any]) 
         "rope.freq_base": 10000.0,
         **own,
     }
-    metadata = {f"{architecture}.{name}": value for name, value in sizes.items()} | _tokenizer()
+    metadata = {f"{architecture}.{name}": value for name, value in sizes.items()} | byte_tokenizer()
     random = np.random.default_rng(5)
     words = len(metadata["tokenizer.ggml.tokens"])
     tensors = {"token_embd.weight": random.normal(0, 0.5, (words, WIDTH)), "output_norm.weight": np.ones(WIDTH)}
@@ -118,7 +118,7 @@ def _write_projector(folder: Path, kind: str, tensors: dict[str, Any]) -> None:
     (folder / "mmproj-tiny.gguf").write_bytes(gguf_bytes(metadata, tensors))
 
 
-def _tokenizer() -> dict[str, Any]:
+def byte_tokenizer() -> dict[str, Any]:
     """Every byte is a token, written as GPT-2 writes it; special ones come last."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

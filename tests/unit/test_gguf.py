@@ -162,6 +162,8 @@ def test_a_language_model_with_a_template(write):
     assert (spec.name, spec.kind, spec.family, spec.quantization) == ("tiny-q4", Kind.LLM, "llama", "Q4_K_M")
     assert (spec.context_length, spec.abilities) == (8192, ("generate", "chat", "tools", "reasoning"))
     assert spec.size_in_billions == 1.28e-07
+    several = {"tokenizer.chat_template": "hi", "tokenizer.chat_template.tool_use": "{{ tools }}<tool_call>"}
+    assert introspect(str(write(own=LLAMA, extra=several))).abilities == ("generate", "chat", "tools")
     assert spec.shape
     bare = introspect(str(write(own=LLAMA, name="bare.gguf")))
     assert (bare.abilities, bare.quantization) == (("generate",), "none")

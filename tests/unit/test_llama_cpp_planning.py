@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from xinfer.devices import Budget
 from xinfer.engines.base import parse_options
 from xinfer.engines.llama_cpp import ENGINE
-from xinfer.engines.llama_cpp.options import LlamaCppOptions
+from xinfer.engines.llama_cpp.options import FOR_VECTORS, LlamaCppOptions
 from xinfer.engines.llama_cpp.planning import (
     LEAST_CACHE_MIB,
     MIB,
@@ -49,6 +49,8 @@ def test_a_token_takes_its_keys_and_values_in_every_layer():
         (16_384, {"n_parallel": 4}, 4, 32768),
         (16_384, {"max_num_seqs": 64}, 64, 2048),
         (16_384, {"max_model_len": 1000}, 16, 1000),
+        (16_384, {"max_model_len": 32768}, 4, 32768),  # as many of that length as there is room for
+        (16_384, {"n_ctx": 8192, "max_model_len": 8192}, 1, 8192),
         (16_384, {"n_ctx": 8192, "n_parallel": 4}, 4, 2048),
         (16_384, {"n_ctx": 1000, "n_parallel": 3}, 3, 333),
     ],
@@ -61,6 +63,20 @@ def test_the_cache_is_divided(mib, given_options, sequences, context):
 def test_what_does_not_fit_is_refused_with_numbers():
     with pytest.raises(LoadFailed, match=r"16 sequences of 16384 tokens take 32768 MiB.*leaves 16384 MiB"):
         cache_plan(SHAPE, options(n_parallel=16, context_length=16384), 16_384)
+
+
+@pytest.mark.parametrize(
+    ("given_options", "what"),
+    [
+        ({"n_ctx": 1024, "max_model_len": 2048}, "n_ctx=1024.*1 sequences of 2048"),
+        ({"n_ctx": 2048, "max_model_len": 2048, "n_parallel": 2}, "n_ctx=2048.*2 sequences of 2048"),
+        ({"n_ctx": 256, "n_parallel": 256}, "n_ctx=256.*256 sequences"),
+        ({"n_ctx": 1024, "max_model_len": 2048, "kv_unified": True}, "n_ctx=1024.*1 sequences of 2048"),
+    ],
+)
+def test_a_cache_without_room_for_what_shall_be_in_it_is_refused(given_options, what):
+    with pytest.raises(LoadFailed, match=what):
+        cache_plan(SHAPE, options(**given_options), 16_384)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,7 @@ def test_as_many_layers_as_fit_go_to_the_accelerator():
 def test_several_accelerators_share_as_they_were_leased():
     assert offload(SHAPE, options(), [gpu(8000), gpu(4000)]).split == (8000.0, 4000.0)
     assert offload(SHAPE, options(tensor_split=[1, 3]), [gpu(8000), gpu(4000)]).split == (1.0, 3.0)
+    assert offload(SHAPE, options(tensor_split="1,3.5"), [gpu(8000), gpu(4000)]).split == (1.0, 3.5)
     assert offload(SHAPE, options(), [gpu(8000)]).split == ()
 
 
@@ -132,10 +149,37 @@ def test_options_have_the_names_of_other_engines_too():
     assert options(flash_attn=False).flash_attention is False
 
 
-@pytest.mark.parametrize("wrong", [{"n_ctx": 0}, {"type_k": "f8"}, {"n_parallel": 300}, {"colour": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_ctx": 0},
+        {"type_k": "f8"},
+        {"n_parallel": 300},
+        {"colour": 1},
+        {"rope_freq_base": -5},
+        {"rope_freq_scale": "nan"},
+        {"yarn_orig_ctx": -3},
+        {"yarn_ext_factor": "inf"},
+        {"tensor_split": "1,,3"},
+    ],
+)
 def test_wrong_options_are_named(wrong):
     with pytest.raises(InvalidRequest, match=next(iter(wrong))):
         options(**wrong)
+
+
+def test_what_needs_accelerators_is_known():
+    assert options().needs_accelerators == options(n_gpu_layers=0).needs_accelerators == ""
+    assert options(n_gpu_layers=-1).needs_accelerators == "n_gpu_layers=-1"
+    assert options(tensor_split=[1, 3]).needs_accelerators == "tensor_split=1,3"
+    assert options(main_gpu=1).needs_accelerators == "main_gpu=1"
+
+
+def test_options_that_change_nothing_are_refused_unless_they_are_as_by_default():
+    with pytest.raises(InvalidRequest, match="normalize=False changes nothing here, because it writes") as refused:
+        options(normalize=False).refuse(FOR_VECTORS, "it writes")
+    assert refused.value.param == "normalize"
+    options(normalize=True, n_ctx=512).refuse(FOR_VECTORS, "it writes")
 
 
 @pytest.mark.parametrize("kind", [Kind.LLM, Kind.EMBEDDING, Kind.RERANK])

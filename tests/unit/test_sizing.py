@@ -228,10 +228,21 @@ def test_an_engine_that_can_do_with_less_than_the_whole_context_is_planned_with_
     assert estimate(asked, modest, "cpu").context_length == 32_768
 
 
-def test_a_context_that_sequences_share_is_the_whole_cache():
-    memory = msgspec.structs.replace(PLAIN, shared_context=True)
-    found = estimate(deployment(shape(QWEN3_06B), options={"max_len": 8192, "max_seqs": 64}), memory, "cpu")
-    assert (found.kv_tokens, found.notes) == (8192, ())
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [
+        ({}, 4096),
+        ({"max_seqs": 64}, 4096),  # shorter ones
+        ({"max_len": 1024}, 1024),  # as many as there is room for
+        ({"max_len": 1024, "max_seqs": 64}, 65_536),
+        ({"max_len": 900, "max_seqs": 64}, 65_536),  # each rounded up
+        ({"max_len": 1024, "max_seqs": 64, "cache": 8192}, 8192),
+    ],
+)
+def test_a_cache_that_is_divided_has_room_for_what_is_asked_for(asked, tokens):
+    memory = msgspec.structs.replace(PLAIN, shared_context=True, cache_options=("cache",), cache_step=256)
+    found = estimate(deployment(shape(QWEN3_06B), options=asked), memory, "cpu")
+    assert (found.kv_tokens, found.notes) == (tokens, ())
 
 
 def test_words_and_nonsense_in_options_are_left_to_the_engine():
@@ -337,6 +348,7 @@ def test_every_engine_declares_options_that_it_has():
             *memory.kv_dtype_options,
             *memory.value_dtype_options,
             *memory.batch_token_options,
+            *memory.cache_options,
         }
         if engine.Options.__struct_config__.forbid_unknown_fields:
             assert named <= {field.encode_name for field in msgspec.structs.fields(engine.Options)}, engine.name

@@ -9,7 +9,6 @@ status, one after it an SSE error event, so an engine yields its Head only when 
 (``aclose``) when the client is gone, and must stop working for the request then.
 """
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -123,7 +122,12 @@ class EngineMemory(msgspec.Struct, frozen=True, kw_only=True):
     needs_whole_context: bool = True
     """It starts only if its cache has room for one sequence of the whole context; False: it serves shorter ones."""
     shared_context: bool = False
-    """The context is a cache that all sequences share, rather than the length of each (llama.cpp's n_ctx)."""
+    """Its cache is divided between its sequences: where their number and their length are both asked for, it has room
+    for all of them. Where they are not, it makes do with what it is given."""
+    cache_options: tuple[str, ...] = ()
+    """Of such a cache, the tokens of all sequences together (llama.cpp's n_ctx)."""
+    cache_step: int = 1
+    """The part of each sequence is a multiple of so many tokens."""
     concurrency_options: tuple[str, ...] = ()
     """How many sequences run at once."""
     concurrency: int = 1
@@ -180,6 +184,9 @@ class Engine(Protocol):
     than we could name and check them as they load."""
     environment: ClassVar[Mapping[str, str]] = {}
     """Variables that its process starts with, unless the launch sets them."""
+    sockets_variable: ClassVar[str] = ""
+    """The variable that names a folder for the unix sockets between its processes: each replica gets one of its own,
+    which is removed with it. Empty, and engines that do not say: it makes none, or removes them itself."""
     memory: ClassVar[EngineMemory] = EngineMemory()
     """How much memory it takes. Engines that do not say are counted with the defaults."""
     fileless: ClassVar[bool] = False
@@ -345,26 +352,3 @@ def _path_in(text: str, known: AbstractSet[str]) -> str | None:
     """Msgspec writes ``... - at `$.name` ``; the name is the parameter."""
     name = text.rpartition("`$.")[2].partition("`")[0].partition(".")[0].partition("[")[0]
     return name if name in known else None
-
-
-REQUIREMENT = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(?:$|[\[(<>=!~;@ ])")
-
-
-def distribution(requirement: str) -> str:
-    """The normalized name of the package that a requirement is about.
-
-    Raises:
-        InvalidRequest: it is no requirement. Options and files of an installer are none.
-    """
-    found = REQUIREMENT.match(requirement.strip())
-    if found is None or "\n" in requirement or requirement.strip().endswith((".txt", ".in", ".toml")):
-        raise InvalidRequest(
-            f"{requirement!r} is no package; write a name, or one with a version such as 'transformers==5.19.0'",
-            param="virtual_env_packages",
-        )
-    return normalized(found[1])
-
-
-def normalized(name: str) -> str:
-    """Package names as indexes compare them: case, dots and underscores do not count."""
-    return re.sub(r"[-_.]+", "-", name).lower()

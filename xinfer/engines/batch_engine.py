@@ -240,9 +240,12 @@ class BatchWorker:
         results = self._attempt(self._run, [piece.payload for piece in batch], owners)
         for piece, result in zip(batch, results, strict=False):
             request = piece.owner
+            if isinstance(result, XinferError):
+                self._finish(request, result)
+                continue
             request.results[piece.index] = result
             request.missing -= 1
-            if not request.missing:
+            if not request.missing and request.error is None:
                 self._finish(request)
         self._meter.add(time.monotonic(), sum(piece.tokens for piece in batch))
         self._running = 0
@@ -318,7 +321,10 @@ class BatchEngine(ABC):
 
     @abstractmethod
     def run(self, payloads: Sequence[Any]) -> Sequence[Any]:
-        """One result for each payload. If it raises, the requests of this batch fail, and no others."""
+        """One result for each payload; an ``XinferError`` fails the request of that payload.
+
+        If it raises, the requests of this batch fail, and no others.
+        """
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
         """See ``Engine.load``."""

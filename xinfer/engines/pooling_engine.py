@@ -53,6 +53,8 @@ class PoolingModel(msgspec.Struct, frozen=True, kw_only=True):
     """To which its vectors may be cut (Matryoshka); empty: to any; ``None``: they must not be cut."""
     prompt: str = ""
     """What is put before every text."""
+    own_tokens: int = 0
+    """Tokens that are put around every text, or pair of texts, and stay when it is cut."""
 
 
 class PoolingEngine(BatchEngine):
@@ -140,7 +142,7 @@ class PoolingEngine(BatchEngine):
 
     def _inputs(self, request: EmbeddingsRequest) -> list[Input]:
         """The texts with the prompt before them, or the token ids as they are."""
-        limit = self._limit(request.truncate_prompt_tokens)
+        limit = self._limit(request.truncate_prompt_tokens, own=isinstance(request.inputs[0], str))
         name = "input" if len(request.inputs) == 1 else "input[{}]"
         contents: Iterable[str | list[int]] = request.inputs
         return [
@@ -148,10 +150,24 @@ class PoolingEngine(BatchEngine):
             for index, content in enumerate(contents)
         ]
 
-    def _limit(self, asked: int | None) -> int | None:
-        """Where inputs are cut; never beyond what the model takes."""
+    def _limit(self, asked: int | None, *, own: bool = True) -> int | None:
+        """Where inputs are cut; never beyond what the model takes.
+
+        Args:
+            asked: by a request; -1: to what the model takes; None: nothing is cut.
+            own: inputs get the model's own tokens.
+
+        Raises:
+            InvalidRequest: that leaves no room beside those.
+        """
         if asked is None:
             return None
+        around = self.model.own_tokens if own else 0
+        if asked != -1 and asked <= around:
+            raise InvalidRequest(
+                f"'truncate_prompt_tokens' must be more than {around} here: so many tokens are the model's own",
+                param="truncate_prompt_tokens",
+            )
         return self.model.longest if asked == -1 else min(asked, self.model.longest)
 
     def _check_dimensions(self, request: EmbeddingsRequest) -> None:
@@ -199,14 +215,11 @@ def refuse_instruction(instruction: str | None) -> None:
         )
 
 
-def require_numbers(total: float) -> None:
-    """Whether what a model computed are numbers. ``total``: the sum of them.
-
-    Raises:
-        EngineFailed: they are not.
-    """
-    if not math.isfinite(total):
-        raise EngineFailed("the model computed values that are no numbers (NaN or infinite)")
+def checked_numbers(result: T, total: float) -> T | EngineFailed:
+    """What a model computed of one input; an error where these are no numbers. ``total``: the sum of them."""
+    if math.isfinite(total):
+        return result
+    return EngineFailed("the model computed values that are no numbers (NaN or infinite)")
 
 
 async def _in_thread_if(heavy: bool, function: Callable[..., T], *args: Any) -> T:

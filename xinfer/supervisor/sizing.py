@@ -160,8 +160,12 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
     context = asked or made_for or PLANNED_CONTEXT
     if not (asked or memory.needs_whole_context):
         context = min(context, PLANNED_CONTEXT)
-    concurrency = _number(options, memory.concurrency_options) or memory.concurrency
+    together = _number(options, memory.concurrency_options)
+    concurrency = together or memory.concurrency
     planned = max(context, concurrency * min(context, PLANNED_TOKENS))
+    if memory.shared_context:
+        part = math.ceil(context / memory.cache_step) * memory.cache_step
+        planned = _number(options, memory.cache_options) or part * (together or 1 if asked else 1)
     quantize = _word(options, memory.quantize_options)
     said = _word(options, memory.dtype_options)
     converts = on_cpu and not (memory.quantized_keeps_dtype and (quantize or _is_quantized(deployment)))
@@ -170,7 +174,7 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
     return Demand(
         context=context,
         concurrency=concurrency,
-        kv_tokens=0 if deployment.spec.kind not in GENERATIVE_KINDS else context if memory.shared_context else planned,
+        kv_tokens=planned if deployment.spec.kind in GENERATIVE_KINDS else 0,
         batch_tokens=_number(options, memory.batch_token_options) or batch,
         weight_type=weight_type,
         kv_bytes=_kv_bytes(deployment, memory, weight_type),

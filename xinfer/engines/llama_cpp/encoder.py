@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.llama_cpp.library import Batch, Context, Model
 from xinfer.engines.llama_cpp.loading import offload_of, open_model, shared_settings
-from xinfer.engines.llama_cpp.options import LlamaCppOptions
+from xinfer.engines.llama_cpp.options import FOR_EMBEDDINGS, FOR_TEXT, LlamaCppOptions
+from xinfer.engines.llama_cpp.tensors import has_tensor
 from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer, tokenize
 from xinfer.engines.token_engine import Shield
 from xinfer.errors import LoadFailed
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST = 8192
 """The longest input where nobody says: some models were made for more, and the memory for it is taken at once."""
+
+HEADS = ("cls.weight", "cls.output.weight")
+"""The tensors that make scores. Without one the library gives numbers all the same, of which none is a score."""
 
 _POOLING = {
     "mean": c.LLAMA_POOLING_TYPE_MEAN,
@@ -47,6 +52,8 @@ class Encoder:
 
     def __init__(self, spec: ModelSpec, options: LlamaCppOptions, grant: Grant, progress: Progress) -> None:
         path = Path(spec.source)
+        unused = (*FOR_TEXT, *FOR_EMBEDDINGS) if spec.kind is Kind.RERANK else FOR_TEXT
+        options.refuse(unused, f"{spec.name!r} is a model of type {spec.kind}")
         self._model = open_model(path, options, offload_of(path, options, grant), progress)
         self._scores = spec.kind is Kind.RERANK
         self._normalizes = options.normalize
@@ -58,6 +65,13 @@ class Encoder:
         if self._context.pooling == c.LLAMA_POOLING_TYPE_NONE:
             raise LoadFailed(
                 f"{spec.name!r} does not say how the vectors of tokens become one: give pooling_type=mean, cls or last"
+            )
+        if self._scores and not has_tensor(path, HEADS):
+            raise LoadFailed(f"{path.name} has no head that scores, so it is no rerank model: launch it as what it is")
+        if not self._scores and self._context.pooling == c.LLAMA_POOLING_TYPE_RANK:
+            raise LoadFailed(
+                f"{path.name} is a rerank model: launch it with model_type=rerank, or give pooling_type=mean, cls or "
+                "last to have the vectors behind its scores"
             )
         if self._scores and int(self._model.metadata("tokenizer.ggml.token_type_count") or 1) > 1:
             logger.warning(
@@ -97,6 +111,10 @@ class Encoder:
             return ids
         ends = self._text_end[-limit:] if limit else []
         return ids[: limit - len(ends)] + ends
+
+    def query_tokens(self, query: str) -> int:
+        """How many tokens a query takes, with all that is put around it and a document."""
+        return len(self.pair_ids(query, "", sys.maxsize))
 
     def pair_ids(self, query: str, document: str, limit: int) -> list[int]:
         """The tokens of a query and a document, which is cut so that there are at most ``limit``."""

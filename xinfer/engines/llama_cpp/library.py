@@ -164,6 +164,11 @@ class Model:
         recurrent = c.llama_model_is_recurrent(self.pointer) or c.llama_model_is_hybrid(self.pointer)
         return bool(c.llama_model_has_decoder(self.pointer)) and not recurrent
 
+    @property
+    def window(self) -> int:
+        """So many tokens back its layers with a sliding window look; 0: it has none."""
+        return int(c.llama_model_n_swa(self.pointer))
+
     def discard_adapter(self, pointer: Any) -> None:
         """Nobody has an adapter any more. Called wherever that shows, which may be while something is computed."""
         self._unused_adapters.append(pointer)
@@ -345,10 +350,10 @@ class Context:
         """Make a sequence know what another one knows. Done together with the next batch."""
         c.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def clear(self) -> None:
-        """Forget all sequences, where there is a cache at all."""
+    def clear(self, *, wipe: bool = False) -> None:
+        """Forget all sequences, where there is a cache at all. ``wipe``: leave nothing but zeros in it."""
         if self._memory:
-            c.llama_memory_clear(self._memory, False)
+            c.llama_memory_clear(self._memory, wipe)
 
 
 class SamplerChain:

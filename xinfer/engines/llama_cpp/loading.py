@@ -1,7 +1,6 @@
 """Reading a GGUF file: how much of it goes where, and what its header says about tokens and templates."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ import llama_cpp.llama_cpp as c
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
 from xinfer.engines.llama_cpp.library import Context, LoraAdapter, Model
-from xinfer.engines.llama_cpp.options import CacheType, LlamaCppOptions
+from xinfer.engines.llama_cpp.options import FOR_VECTORS, CacheType, LlamaCppOptions
 from xinfer.engines.llama_cpp.pace import Pace
 from xinfer.engines.llama_cpp.planning import CachePlan, Offload, Shape, cache_budget, cache_plan, offload
 from xinfer.engines.llama_cpp.runner import SCORED_CHUNK, LlamaRunner
 from xinfer.engines.llama_cpp.slots import SlotTable
+from xinfer.engines.llama_cpp.tensors import parts_of
 from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer
 from xinfer.engines.llama_cpp.vision import ImageEncoder, PromptsWithImages
 from xinfer.engines.token_engine import Limits, LoadedModel
@@ -48,6 +48,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
         LoadFailed: the model cannot be served by this engine, or does not fit; says why.
     """
     path = Path(spec.source)
+    options.refuse(FOR_VECTORS, f"{spec.name!r} is a model of type {spec.kind}")
     projector = projector_of(spec, options)
     share = offload_of(path, options, grant)
     model = open_model(path, options, share, progress)
@@ -63,7 +64,8 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             f"{path.name} does not continue text; if it is for embeddings or reranking, launch it with "
             "model_type=embedding or rerank"
         )
-    source = model.template() or ""
+    plain, for_tools = model.template(), model.template("tool_use")
+    source = for_tools or plain or ""
     bare = LlamaTokenizer(model)
     special = bare.special_tokens()
     reasoning, calls = reasoning_form(source, bare.vocabulary), tool_form(source)
@@ -78,7 +80,8 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             context,
             SlotTable(
                 plan.sequences,
-                shares=options.prefix_caching and model.keeps_past,
+                # A cache that drops what is behind the window lacks what comes before the middle of a sequence.
+                shares=options.prefix_caching and model.keeps_past and (options.swa_full or not model.window),
                 neighbours=not options.kv_unified and model.keeps_past,
             ),
             capacity=plan.tokens,
@@ -87,7 +90,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
         ),
         image_reader=None if encoder is None else PromptsWithImages(encoder),
         tokenizer=tokenizer,
-        template=ChatTemplate(source, special) if source else None,
+        template=_template(source, plain if for_tools else None, special),
         limits=Limits(
             context_length=plan.context,
             vocabulary_size=model.vocabulary_size,
@@ -146,9 +149,9 @@ def offload_of(path: Path, options: LlamaCppOptions, grant: Grant) -> Offload:
         share = offload(shape_of(header, weight_bytes=_size_on_disk(path)), options, devices)
         logger.info("%d of %d layers go to accelerators", share.layers, header.layers + 1)
         return share
-    if options.n_gpu_layers not in {"auto", 0}:
+    if asked := options.needs_accelerators:
         reason = "it was built for CPUs only" if devices else "no accelerator is leased"
-        raise LoadFailed(f"n_gpu_layers={options.n_gpu_layers} was asked for, and llama.cpp cannot do that: {reason}")
+        raise LoadFailed(f"{asked} was asked for, and llama.cpp cannot do that: {reason}")
     return Offload(layers=0)
 
 
@@ -243,10 +246,12 @@ def _tensor_split(shares: tuple[float, ...]) -> Any:
 
 def _size_on_disk(path: Path) -> int:
     """Bytes of a file, and of the others that it is split into."""
-    parts = re.fullmatch(r"(.*)-00001-of-(\d{5})\.gguf", path.name)
-    if parts is None:
-        return path.stat().st_size
-    return sum(found.stat().st_size for found in path.parent.glob(f"{parts[1]}-*-of-{parts[2]}.gguf"))
+    return sum(part.stat().st_size for part in parts_of(path))
+
+
+def _template(source: str, without_tools: str | None, special: dict[str, str]) -> ChatTemplate | None:
+    plain = ChatTemplate(without_tools, special) if without_tools else None
+    return ChatTemplate(source, special, without_tools=plain) if source else None
 
 
 def _writes_beginning(template: str, special: dict[str, str]) -> bool:

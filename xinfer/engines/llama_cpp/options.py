@@ -1,9 +1,12 @@
 """The engine keywords that a launch may carry, under llama.cpp's names and those of other engines."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from xinfer.errors import InvalidRequest
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """What keys and values are stored in. Quantized values need flash attention."""
@@ -11,9 +14,35 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 MAX_SEQUENCES = 256
 """What llama.cpp is compiled for."""
 
+FOR_TEXT = (
+    "n_ctx",
+    "n_parallel",
+    "max_num_seqs",
+    "type_k",
+    "cache_type_k",
+    "type_v",
+    "cache_type_v",
+    "kv_unified",
+    "swa_full",
+    "prefix_caching",
+    "n_batch",
+    "prefill_chunk",
+    "mmproj",
+)
+"""Options of models that write text: the others keep nothing, and see nothing but text."""
+
+FOR_EMBEDDINGS = ("pooling_type", "normalize")
+"""Options of models that make vectors."""
+
+FOR_VECTORS = (*FOR_EMBEDDINGS, "max_batch_items")
+"""Options of embedding and rerank models."""
+
 Tokens = Annotated[int, Meta(ge=16, le=2**31 - 1)]
 Threads = Annotated[int, Meta(ge=1, le=512)]
 Sequences = Annotated[int, Meta(ge=1, le=MAX_SEQUENCES)]
+Shares = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(,\d+(\.\d+)?)+$")]
+NotNegative = Annotated[float, Meta(ge=0, le=1e12)]
+OrUnset = Annotated[float, Meta(ge=-1, le=1e12)]
 
 
 class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +66,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """All sequences share one cache, rather than each having a part of it: longer contexts in little memory, but every
     token looks at the whole cache, and when that is full the youngest sequence has to start again."""
     swa_full: bool = True
-    """Layers with a sliding window keep all tokens, so that their prefixes can be reused."""
+    """Layers with a sliding window keep all tokens, so that prefixes can be reused; else those in the window, which
+    takes less memory, and every prompt is read as a whole."""
     prefix_caching: bool = True
     """Keep what was computed for a prompt, for later ones that begin alike."""
 
@@ -61,8 +91,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     split_mode: Literal["none", "layer", "row"] = "layer"
     """How several accelerators share the work."""
     main_gpu: Annotated[int, Meta(ge=0)] = 0
-    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] = ()
-    """The share of each accelerator; unset: in proportion to what is leased of each."""
+    tensor_split: tuple[Annotated[float, Meta(ge=0)], ...] | Shares = ()
+    """The share of each accelerator, also as "3,1"; unset: in proportion to what is leased of each."""
     offload_kqv: bool = True
     """The cache is where the layers are."""
     use_mmap: bool = True
@@ -74,14 +104,16 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     # --- rotary positions, for contexts longer than the model was made for ---
     rope_scaling_type: Literal["none", "linear", "yarn", "longrope"] | None = None
-    rope_freq_base: float = 0.0
+    rope_freq_base: NotNegative = 0.0
     """0: as the file says."""
-    rope_freq_scale: float = 0.0
-    yarn_ext_factor: float = -1.0
-    yarn_attn_factor: float = -1.0
-    yarn_beta_fast: float = -1.0
-    yarn_beta_slow: float = -1.0
-    yarn_orig_ctx: int = 0
+    rope_freq_scale: NotNegative = 0.0
+    yarn_ext_factor: OrUnset = -1.0
+    """-1: as the file says."""
+    yarn_attn_factor: OrUnset = -1.0
+    yarn_beta_fast: OrUnset = -1.0
+    yarn_beta_slow: OrUnset = -1.0
+    yarn_orig_ctx: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    """0: as the file says."""
 
     # --- models that see ---
     mmproj: Annotated[str, Meta(pattern=r"^([^/\\]+\.gguf|none)$")] | None = None
@@ -104,6 +136,38 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def sequences(self) -> int | None:
         """How many sequences were asked for."""
         return self.n_parallel or self.max_num_seqs
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """``tensor_split`` as numbers."""
+        given = self.tensor_split
+        return tuple(map(float, given.split(","))) if isinstance(given, str) else given
+
+    @property
+    def needs_accelerators(self) -> str:
+        """What was asked for that means nothing without any, as it was written; empty: nothing."""
+        if self.n_gpu_layers not in {"auto", 0}:
+            return f"n_gpu_layers={self.n_gpu_layers}"
+        if self.shares:
+            return f"tensor_split={','.join(f'{share:g}' for share in self.shares)}"
+        return f"main_gpu={self.main_gpu}" if self.main_gpu else ""
+
+    def refuse(self, names: Collection[str], why: str) -> None:
+        """Refuse options that would change nothing.
+
+        Args:
+            names: of them.
+            why: the model has no use for them.
+
+        Raises:
+            InvalidRequest: one of them was given another value than it has by default.
+        """
+        for field in msgspec.structs.fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise InvalidRequest(
+                    f"{field.name}={getattr(self, field.name)} changes nothing here, because {why}: leave it out",
+                    param=field.name,
+                )
 
     @property
     def key_type(self) -> CacheType:

@@ -19,6 +19,8 @@ SEQUENCES = 16
 """How many sequences run at once where nobody says; more make every one of them slower and the batch little faster."""
 LEAST_CONTEXT = 4096
 """Rather fewer sequences than less context for each, where nobody says."""
+LEAST_TOKENS = 16
+"""No sequence is of use with less."""
 CONTEXT_STEP = 256
 """The library rounds contexts up to a multiple."""
 
@@ -85,6 +87,7 @@ def cache_plan(shape: Shape, options: LlamaCppOptions, cache_mib: int) -> CacheP
             "give rope_scaling_type as well to go beyond"
         )
     longest = asked or shape.trained_context
+    _check_room(options)
     total = options.n_ctx or room
     plan = _shared(longest, options, total) if options.kv_unified else _divided(longest, options, total)
     needed = plan.tokens * shape.token_bytes(options) // MIB
@@ -97,9 +100,23 @@ def cache_plan(shape: Shape, options: LlamaCppOptions, cache_mib: int) -> CacheP
     return plan
 
 
+def _check_room(options: LlamaCppOptions) -> None:
+    """Whether the sequences that were asked for have room in the cache that was asked for."""
+    if not options.n_ctx:
+        return
+    together = 1 if options.kv_unified else options.sequences or 1
+    each = options.sequence_tokens or LEAST_TOKENS
+    if together * each > options.n_ctx:
+        raise LoadFailed(
+            f"n_ctx={options.n_ctx} has no room for {together} sequences of {each} tokens: raise it, or ask for fewer "
+            "(n_parallel) or shorter ones (max_model_len)"
+        )
+
+
 def _divided(longest: int, options: LlamaCppOptions, total: int) -> CachePlan:
     """Every sequence has a part for itself."""
-    sequences = options.sequences or min(SEQUENCES, max(1, total // padded(min(longest, LEAST_CONTEXT))))
+    least = options.sequence_tokens or min(longest, LEAST_CONTEXT)
+    sequences = options.sequences or min(SEQUENCES, max(1, total // padded(least)))
     share = total // sequences
     if not options.n_ctx:
         share = share // CONTEXT_STEP * CONTEXT_STEP  # what the library rounds up has to fit, too
@@ -143,7 +160,7 @@ def offload(shape: Shape, options: LlamaCppOptions, budgets: Sequence[Budget]) -
         options: what was asked for.
         budgets: what may be used of each accelerator.
     """
-    split = options.tensor_split or (tuple(float(budget.memory_mib) for budget in budgets) if len(budgets) > 1 else ())
+    split = options.shares or (tuple(float(budget.memory_mib) for budget in budgets) if len(budgets) > 1 else ())
     asked = options.n_gpu_layers
     everything = shape.layers + 1
     if isinstance(asked, int) and asked >= 0:

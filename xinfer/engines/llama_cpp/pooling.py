@@ -10,9 +10,9 @@ from xinfer.engines.batch_engine import Prepared
 from xinfer.engines.batch_queue import BatchLimits
 from xinfer.engines.llama_cpp.encoder import Encoder
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
-from xinfer.engines.pooling_engine import Input, PoolingEngine, PoolingModel, require_numbers
+from xinfer.engines.pooling_engine import Input, PoolingEngine, PoolingModel, checked_numbers, refuse_instruction
 from xinfer.engines.token_engine import TOKEN_OPS, JobMaker, Limits, Tokenization
-from xinfer.errors import XinferError
+from xinfer.errors import ContextOverflow, XinferError
 from xinfer.spec import ModelSpec
 
 
@@ -38,6 +38,18 @@ class LlamaPoolingEngine(PoolingEngine):
         self._tokens = Tokenization(JobMaker(tokenizer, None, limits, frozenset(), "llama.cpp"), tokenizer, limits)
         return BatchLimits(max_tokens=encoder.batch_tokens, max_items=encoder.batch_items, max_padding=1.0)
 
+    def phrased(self, query: str, instruction: str | None, limit: int) -> str:
+        """See ``PoolingEngine.phrased``; it stands as it is."""
+        refuse_instruction(instruction)
+        tokens = self._encoder.query_tokens(query)
+        if tokens >= limit:
+            raise ContextOverflow(
+                f"'query' has {tokens} tokens with what is put around it, which leaves no room for a document: the "
+                f"limit is {limit}",
+                param="query",
+            )
+        return query
+
     async def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See ``Engine.serve``."""
         if call.op not in TOKEN_OPS:
@@ -56,8 +68,8 @@ class LlamaPoolingEngine(PoolingEngine):
     def run(self, payloads: Sequence[list[int]]) -> Sequence[Any]:
         """See ``BatchEngine.run``."""
         results = self._encoder.run(payloads)
-        require_numbers(sum(result if isinstance(result, float) else float(result.sum()) for result in results))
-        return results
+        totals = [result if isinstance(result, float) else float(result.sum()) for result in results]
+        return [checked_numbers(result, total) for result, total in zip(results, totals, strict=True)]
 
     def _ids(self, item: Input) -> list[int]:
         if isinstance(item.content, tuple):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xinfer.engines.base import Load
 from xinfer.engines.llama_cpp.library import Batch, Context, LoraAdapter
 from xinfer.engines.llama_cpp.pace import Pace
-from xinfer.engines.llama_cpp.sampling import sampler_of, score_prompt
+from xinfer.engines.llama_cpp.sampling import BROKEN, greedy_tokens, sampler_of, score_prompt
 from xinfer.engines.llama_cpp.slots import Coming, Found, Slot, SlotTable, shares_of
-from xinfer.engines.token_engine import Candidates, Progress, Sequence
+from xinfer.engines.token_engine import Candidates, Ending, Progress, Sequence
 from xinfer.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class LlamaRunner:
         for adapter in dict.fromkeys(_adapter(slot) for slot in self._slots.busy):
             self._context.use(adapter)
             progress += self._advance(self._decode(adapter, shares))
+        if any(isinstance(item.sequence.refusal, EngineFailed) for item in progress):
+            self._start_over()
         if self._encoder is not None:
             self._look(self._encoder)
         self._note_load()
@@ -174,6 +176,20 @@ class LlamaRunner:
         self._reading = [other for other in self._reading if other is not slot]
         self._slots.free(slot)
         self._is_full = True
+
+    def _start_over(self) -> None:
+        """Some numbers in the cache are none: wipe it, and read again whatever is under way.
+
+        They would spread to whoever has their places next: attention weighs what it must not see with zero, and zero
+        times NaN is NaN.
+        """
+        for slot in sorted(self._slots.busy, key=_since, reverse=True):
+            assert slot.sequence is not None
+            self._waiting.appendleft(Waiting(slot.sequence))
+            self._slots.free(slot)
+        self._running, self._reading, self._is_full = [], [], False
+        self._slots.forget_all()
+        self._context.clear(wipe=True)
 
     # --- one batch ---
 
@@ -270,12 +286,12 @@ class LlamaRunner:
     def _choose(self, logits: Any, parts: list[Part]) -> list[tuple[int, Candidates | None]]:
         samplers = [sampler_of(part.slot.sequence) for part in parts if part.slot.sequence is not None]
         if all(sampler.is_plain for sampler in samplers) and len(parts) == len(logits):
-            return [(token, None) for token in logits.argmax(-1).tolist()]
+            return [(token, None) for token in greedy_tokens(logits)]
         chosen: list[tuple[int, Candidates | None]] = []
         for part, sampler in zip(parts, samplers, strict=True):
             row = logits[part.row + part.size - 1]
             if sampler.is_plain:
-                chosen.append((int(row.argmax()), None))
+                chosen.append((greedy_tokens(row[None])[0], None))
             else:
                 chosen.append(sampler.choose(self._context, part.first + part.size - 1, row))
         return chosen
@@ -284,6 +300,9 @@ class LlamaRunner:
     def _append(slot: Slot, token: int, candidates: Candidates | None) -> Progress:
         sequence = slot.sequence
         assert sequence is not None
+        if token == BROKEN:
+            sequence.refusal = EngineFailed("the model computed values that are no numbers (NaN or infinite)")
+            return Progress(sequence, 0, None, Ending.REFUSED)
         sequence.generated.append(token)
         slot.tokens.append(token)
         return Progress(sequence, token, candidates, sequence.ending_after(token))

@@ -9,6 +9,9 @@ from xinfer.engines.llama_cpp.library import Context, SamplerChain
 from xinfer.engines.token_engine import Candidates, Sequence
 from xinfer.generation.sampling import Sampling
 
+BROKEN = -1
+"""In place of a token: the model computed values that are no numbers."""
+
 
 class Seen:
     """What a sequence has seen, for penalties: every token id once, with how often the answer has it."""
@@ -59,13 +62,15 @@ class Sampler:
         self._chain = None if sampling.is_greedy else SamplerChain(_steps(sampling, sequence.random.getrandbits(32)))
 
     def choose(self, context: Context, index: int, row: Any) -> tuple[int, Candidates | None]:
-        """The next token, with the candidates if they are asked for.
+        """The next token, or ``BROKEN``, with the candidates if they are asked for.
 
         Args:
             context: that has just decoded.
             index: the token in its batch whose logits these are.
             row: the logits, in the context's memory; changed in place.
         """
+        if greedy_tokens(row[None])[0] == BROKEN:
+            return BROKEN, None
         wanted = self._sequence.sampling.logprobs
         scores = None if wanted is None else log_softmax(row)
         self._edit(row)
@@ -99,6 +104,14 @@ def sampler_of(sequence: Sequence) -> Sampler:
         sequence.state = Sampler(sequence)
     sampler: Sampler = sequence.state
     return sampler
+
+
+def greedy_tokens(rows: Any) -> list[int]:
+    """The likeliest token of each row of logits, or ``BROKEN``: where there is a NaN, it counts as the highest."""
+    best = rows.argmax(-1)
+    sound = np.isfinite(rows[np.arange(len(rows)), best])
+    found: list[int] = best.tolist() if sound.all() else np.where(sound, best, BROKEN).tolist()
+    return found
 
 
 def score_prompt(sequence: Sequence, first: int, logits: Any) -> None:

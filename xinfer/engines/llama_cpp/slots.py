@@ -187,6 +187,11 @@ class SlotTable:
         """A free slot knows nothing any more."""
         slot.tokens, slot.filled = [], 0
 
+    def forget_all(self) -> None:
+        """None of the slots knows anything any more; all of them are free."""
+        for slot in self._slots:
+            self.forget(slot)
+
     def _least_useful(self, spared: Collection[Slot]) -> Slot:
         """The free slot to give away: one of ``spared`` only if there is no other.
 

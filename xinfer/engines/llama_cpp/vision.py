@@ -129,7 +129,9 @@ class ImageEncoder:
         bitmap = m.mtmd_helper_bitmap_init_from_buf(self.pointer, data, len(image.data), False)
         if not bitmap:
             raise InvalidRequest(
-                f"{image.where} cannot be read by llama.cpp; send it as JPEG or PNG", param=image.where
+                f"{image.where} cannot be read by llama.cpp: it is damaged, or not in one of the formats that it reads "
+                "(JPEG, PNG, GIF, BMP)",
+                param=image.where,
             )
         width, height = m.mtmd_bitmap_get_nx(bitmap), m.mtmd_bitmap_get_ny(bitmap)
         if image.detail != "low" or max(width, height) <= LOW_DETAIL:

@@ -11,7 +11,7 @@ from xinfer.devices import Grant
 from xinfer.engines.base import Available, EngineMemory, Match, Progress, parse_options
 from xinfer.engines.batch_engine import Prepared
 from xinfer.engines.batch_queue import BatchLimits
-from xinfer.engines.pooling_engine import Input, PoolingEngine, PoolingModel, require_numbers
+from xinfer.engines.pooling_engine import Input, PoolingEngine, PoolingModel, checked_numbers
 from xinfer.engines.sentence_transformers.folder import ModelFolder
 from xinfer.engines.sentence_transformers.options import TOKENS_ON_ACCELERATOR, TOKENS_PER_THREAD, Options
 from xinfer.engines.torch_device import cpu_build, pick_device
@@ -98,6 +98,7 @@ class SentenceTransformersEngine(PoolingEngine):
             normalizes=model.normalizes,
             sizes=_matryoshka(spec, folder),
             prompt=prompt,
+            own_tokens=model.tokenizer.own_tokens(pair=spec.kind is Kind.RERANK),
         )
         return chosen.limits(threads=max(1, grant.threads), on_cpu=device.type == "cpu", packed=model.packed)
 
@@ -119,8 +120,8 @@ class SentenceTransformersEngine(PoolingEngine):
     def run(self, payloads: Sequence["Tokens"]) -> Sequence[Any]:
         """See ``BatchEngine.run``."""
         rows = self._model.run(payloads)
-        require_numbers(float(rows.sum()))
-        return list(rows) if self.model.kind is Kind.EMBEDDING else [float(row[0]) for row in rows]
+        results = list(rows) if self.model.kind is Kind.EMBEDDING else [float(row[0]) for row in rows]
+        return [checked_numbers(result, total) for result, total in zip(results, rows.sum(1).tolist(), strict=True)]
 
     def phrased(self, query: str, instruction: str | None, limit: int) -> str:
         """See ``PoolingEngine.phrased``."""

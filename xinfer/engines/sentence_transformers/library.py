@@ -4,6 +4,8 @@ Only the modules' forward pass is the library's. Inputs are tokenised, batched a
 on loading, the library's own preprocessing must give the same ids, or the model is refused.
 """
 
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,16 @@ from xinfer.engines.sentence_transformers.tokenizing import TextTokenizer
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger(__name__)
+
 _PROBE = "A probe of the tokenizer: does it give what the library gives?"
+_SHORT_PROBE = "A probe of"
+_PADDING_CHANGES = {torch.float32: 1e-3}
+_PADDING_CHANGES_HALF = 5e-2
+"""How far results may be apart beside a longer input and alone, relative to the largest number in them."""
 
 
-class _LibraryModel:
+class _LibraryModel(ABC):
     """What both kinds share: the tokenizer of the first module, and padded features."""
 
     packed = False
@@ -41,6 +49,41 @@ class _LibraryModel:
         self.tokenizer = TextTokenizer(Tokenizer.from_str(backend.to_str()), tokenizer.truncation_side)
         self.max_length = int(min(model.max_seq_length or UNBOUNDED, UNBOUNDED))
         self.vocabulary = len(tokenizer)
+        self._may_pad = True
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """Inputs x dimensions, or x 1; shorter inputs are padded."""
+
+    def run(self, inputs: Sequence[Tokens]) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """See ``Model.run``."""
+        with torch.inference_mode():
+            if self._may_pad:
+                return as_array(self.forward(inputs))
+            places: dict[int, list[int]] = {}
+            for place, (ids, _) in enumerate(inputs):
+                places.setdefault(len(ids), []).append(place)
+            parts = [self.forward([inputs[place] for place in alike]) for alike in places.values()]
+            order = torch.tensor([place for alike in places.values() for place in alike]).argsort()
+            return as_array(torch.cat(parts)[order.to(self._device)])
+
+    def try_padding(self, short: Tokens, long: Tokens) -> None:
+        """Find out whether an input beside a longer one is what it is alone.
+
+        Some architectures (ConvBERT, Nystromformer) look at padding like at text, others at how long a batch is.
+        """
+        with torch.inference_mode():
+            alone, beside = self.forward([short])[0].float(), self.forward([short, long])[0].float()
+        dtype = next(self._model.parameters()).dtype
+        bound = _PADDING_CHANGES.get(dtype, _PADDING_CHANGES_HALF) * float(alone.abs().max())
+        self._may_pad = float((alone - beside).abs().max()) <= bound and not self._rotates_by_length()
+        if not self._may_pad:
+            logger.warning("neighbours change what this model computes: only inputs of equal length run together")
+
+    def _rotates_by_length(self) -> bool:
+        """Whether positions are scaled by the longest input of a batch, from some length on."""
+        ways = [str(getattr(part, "rope_type", "")) for part in self._model.modules()]
+        return any("dynamic" in way or "longrope" in way for way in ways)
 
     def check(self, probe: Any, ids: list[int]) -> None:
         """Refuse a model whose inputs the library builds in another way (a chat template, a prefix)."""
@@ -82,13 +125,14 @@ class LibraryEmbedder(_LibraryModel):
         if options.normalize is False and isinstance(model[-1], Normalize):
             del model[-1]
         super().__init__(model, device)
-        self.check(_PROBE, self.tokenizer.texts([_PROBE], self.max_length)[0])
+        short, probe = self.tokenizer.texts([_SHORT_PROBE, _PROBE], self.max_length)
+        self.check(_PROBE, probe)
+        self.try_padding((short, None), (probe, None))
 
-    def run(self, inputs: Sequence[Tokens]) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """See ``Model.run``."""
-        with torch.inference_mode():
-            x = self._model(self.features(inputs))["sentence_embedding"]
-            return as_array(normalize(x) if self.normalizes else x)
+    def forward(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """See ``_LibraryModel``."""
+        x: torch.Tensor = self._model(self.features(inputs))["sentence_embedding"]
+        return normalize(x) if self.normalizes else x
 
 
 class LibraryReranker(TakesBareQueries, _LibraryModel):
@@ -104,13 +148,15 @@ class LibraryReranker(TakesBareQueries, _LibraryModel):
             raise ValueError("rerank models with a prompt are not supported")
         super().__init__(model, device)
         self._activation = model.activation_fn
-        self.check((_PROBE, _PROBE), self.tokenizer.pairs([(_PROBE, _PROBE)], self.max_length)[0][0])
+        short, probe = self.tokenizer.pairs([(_SHORT_PROBE, _SHORT_PROBE), (_PROBE, _PROBE)], self.max_length)
+        self.check((_PROBE, _PROBE), probe[0])
+        self.try_padding(short, probe)
 
-    def run(self, inputs: Sequence[Tokens]) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """See ``Model.run``."""
-        with torch.inference_mode():
-            scores = self._model(self.features(inputs))["scores"].float()
-            return as_array(self._activation(scores).view(len(inputs), 1))
+    def forward(self, inputs: Sequence[Tokens]) -> torch.Tensor:
+        """See ``_LibraryModel``."""
+        scores = self._model(self.features(inputs))["scores"].float()
+        scored: torch.Tensor = self._activation(scores).view(len(inputs), 1)
+        return scored
 
 
 def _arguments(options: Options, device: torch.device) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class TextTokenizer:
             tokenizer.normalizer = NormalizerSequence([Lowercase(), *present])
         return cls(tokenizer, plan.truncation_side)
 
+    def own_tokens(self, *, pair: bool) -> int:
+        """How many tokens it puts around a text, or around and between two of them."""
+        return self._tokenizer.num_special_tokens_to_add(pair)
+
     def texts(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
         """The ids of each text, cut to ``limit`` tokens when it is given."""
         self._truncate_to(limit)

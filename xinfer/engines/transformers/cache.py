@@ -49,6 +49,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # the library has no types
         for layer in self.layers:
             layer.copy_row(source, target, length)
 
+    def clear_row(self, row: int) -> None:
+        """Forget all that a row holds."""
+        for layer in self.layers:
+            layer.clear_row(row)
+
     def position_bytes(self) -> int:
         """Bytes per token over all layers; known after the first forward pass."""
         return sum(layer.position_bytes() for layer in self.layers)
@@ -65,6 +70,8 @@ class _Window:
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the library has no types
+    """Not initialized, it is one that reads what another layer wrote, and has nothing of its own."""
+
     is_sliding = False
 
     def __init__(self, window: _Window) -> None:
@@ -113,10 +120,18 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the library has no t
             setattr(self, name, new)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
+        if not self.is_initialized:
+            return
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
+    def clear_row(self, row: int) -> None:
+        if self.is_initialized:
+            self.keys[row] = self.values[row] = 0
+
     def position_bytes(self) -> int:
+        if not self.is_initialized:
+            return 0
         return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (self.keys, self.values))
 
     @staticmethod

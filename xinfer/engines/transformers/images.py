@@ -138,6 +138,8 @@ def decoded(image: Image) -> PIL.Image.Image:
         if found.width * found.height > image.header.pixels:
             raise ValueError("it says two different sizes")  # noqa: TRY301 - one of the ways in which a file is damaged
         found = PIL.ImageOps.exif_transpose(found)
+        if found.mode == "I;16":
+            found = _of_8_bits(found)
         if found.has_transparency_data:
             found = found.convert("RGBA")
             paper = PIL.Image.new("RGBA", found.size, "white")
@@ -147,6 +149,14 @@ def decoded(image: Image) -> PIL.Image.Image:
         raise InvalidRequest(f"{image.where} is not an image that can be read: {error}", param=image.where) from error
     if image.detail == "low":
         found.thumbnail((LOW_DETAIL, LOW_DETAIL))
+    return found
+
+
+def _of_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey of 16 bits; if left to the conversion to colours, all that is above 255 would become white."""
+    found = image.point(lambda value: value / 257).convert("L")
+    if isinstance(clear := image.info.get("transparency"), int):
+        found.info["transparency"] = clear // 257
     return found
 
 

@@ -137,16 +137,24 @@ def _dtype(options: TransformersOptions, config: dict[str, Any], on_cpu: bool, f
 def _read_weights(
     model_class: Any, folder: Path, dtype: str, quantized: Mapping[str, Any], *, sees: bool, trusted: bool
 ) -> Any:
-    model, report = model_class.from_pretrained(
-        folder,
-        output_loading_info=True,
-        dtype=dtype,
-        # What looks at images keeps the library's own attention.
-        attn_implementation={"text_config": attention.IMPLEMENTATION} if sees else attention.IMPLEMENTATION,
-        trust_remote_code=trusted,
-        local_files_only=True,
-        **quantized,
-    )
+    try:
+        model, report = model_class.from_pretrained(
+            folder,
+            output_loading_info=True,
+            dtype=dtype,
+            # What looks at images keeps the library's own attention.
+            attn_implementation={"text_config": attention.IMPLEMENTATION} if sees else attention.IMPLEMENTATION,
+            trust_remote_code=trusted,
+            local_files_only=True,
+            **quantized,
+        )
+    except KeyError as error:
+        if error.args != (attention.IMPLEMENTATION,):
+            raise
+        raise LoadFailed(
+            f"{model_class.__name__} computes its attention in classes of its own, so that it cannot read the cache of "
+            "this engine; vLLM or llama.cpp may serve it"
+        ) from error
     if missing := sorted(report["missing_keys"]):  # the library makes up what is not there
         raise LoadFailed(f"its files lack {len(missing)} of its weights, such as {missing[0]}; download it again")
     if getattr(model, "_is_stateful", False):

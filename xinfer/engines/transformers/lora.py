@@ -25,7 +25,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "down": ("mlp.down_proj",),
 }
 """The matrices of the decoder, and the modules of the library that are in each, from top to bottom."""
-_TENSOR = re.compile(r".*?layers\.(\d+)\.(.+)\.lora_([AB])\.(?:default\.)?weight")
+_TENSOR = re.compile(
+    r"(?:(?:base_model|language_model|model)\.)*layers\.(\d+)\.(.+)\.lora_([AB])\.(?:default\.)?weight"
+)
 _UNSUPPORTED = ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices")
 
 _OF_OTHER_WEIGHTS = ("pissa", "olora", "corda", "loftq")
@@ -68,8 +70,13 @@ def read_adapter(adapter: Adapter, model: Any) -> AdapterWeights:
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise LoadFailed(f"adapter {adapter.name!r} has the tensor {name}, which this engine does not support")
+        if not tensor.isfinite().all():
+            raise LoadFailed(f"adapter {adapter.name!r} has values in {name} that are no numbers (NaN or infinite)")
         found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
-    scales = _Scales(config)
+    try:
+        scales = _Scales(config)
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise LoadFailed(f"adapter {adapter.name!r} has an adapter_config.json that is wrong: {error}") from error
     layers = model.model.layers
     pairs: dict[Place, Pair] = {}
     for place in _places(found, len(layers), adapter.name):
@@ -120,13 +127,13 @@ class _Scales:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._alpha = float(config.get("lora_alpha", 8))
-        self._own: Mapping[str, float] = config.get("alpha_pattern") or {}
+        patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
+        self._own = {re.compile(rf"(.*\.)?({ending})"): float(alpha) for ending, alpha in patterns.items()}
         self._by_root = bool(config.get("use_rslora"))
 
     def of(self, module: str, rank: int) -> float:
         """For a module; the first pattern that its name ends with counts."""
-        own = (alpha for ending, alpha in self._own.items() if re.fullmatch(rf"(.*\.)?({ending})", module))
-        alpha = float(next(own, self._alpha))
+        alpha = next((alpha for pattern, alpha in self._own.items() if pattern.fullmatch(module)), self._alpha)
         return alpha / (math.sqrt(rank) if self._by_root else rank)
 
 

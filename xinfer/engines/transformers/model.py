@@ -1,5 +1,6 @@
 """A causal language model of the library, run on rows of the slot cache."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from xinfer.engines.transformers.cache import SlotCache
 from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.native import NativeDecoder
 from xinfer.engines.transformers.pictures import Window
+from xinfer.engines.transformers.rotation import LengthRotation
 
 _BLOCK = 1024
 
@@ -28,6 +30,8 @@ class SlotModel:
         self.model = model
         self.native: NativeDecoder | None = None
         """Computes what ``model`` does, for less; ``None``: the model runs itself."""
+        self.rotation = LengthRotation.of_model(model)
+        """``None``: tokens are rotated by their place alone."""
         self._dtype: torch.dtype = model.dtype
         self._context_length = context_length
         kinds = set(getattr(config, "layer_types", None) or ())
@@ -50,6 +54,7 @@ class SlotModel:
         keep: int | torch.Tensor,
         adapters: AdapterBatch | None = None,
         seen: Window | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Read tokens into the cache, and return logits, [rows, kept tokens, vocabulary].
 
@@ -62,12 +67,15 @@ class SlotModel:
             keep: which new tokens to give logits for: the last so many (0: all), or their indices.
             adapters: of these rows; only a native model has any.
             seen: what images add to this pass; those of one row at most, except for the rotation.
+            lengths: tokens of each row, those not read yet included; needed where there is a ``rotation``.
         """
         self.cache.focus(rows, positions, length)
         blocks = None if seen is None else seen.blocks
         masks = self._masks(positions, length, plain=plain and blocks is None, blocks=blocks)
         if self.native is not None:
             return self.native.run(tokens, positions, masks, self.cache, keep, adapters=adapters)
+        if self.rotation is not None:
+            self.rotation.lengths = lengths
         rotary = positions if seen is None or seen.rotary is None else seen.rotary
         output = self.model(
             input_ids=tokens,
@@ -86,6 +94,8 @@ class SlotModel:
         size = tokens.shape[1]
         positions = torch.arange(size, device=self.device).expand(tokens.shape)
         masks = self._masks(positions, size, plain=False)
+        if self.rotation is not None:
+            self.rotation.lengths = None
         logits: torch.Tensor = self.model(
             input_ids=tokens, attention_mask=masks, position_ids=positions, use_cache=False
         ).logits

@@ -10,8 +10,8 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from xinfer.engines.base import distribution
 from xinfer.errors import InvalidRequest, LoadFailed
+from xinfer.packages import distribution
 from xinfer.spec import ModelSpec
 
 Quantize = Literal["int8", "nf4", "fp4"]

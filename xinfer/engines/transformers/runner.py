@@ -5,6 +5,7 @@ prompt is still being read. A row that becomes free is filled with the last one 
 """
 
 from collections import deque
+from collections.abc import Collection
 
 import torch
 
@@ -16,7 +17,7 @@ from xinfer.engines.transformers.pictures import Window
 from xinfer.engines.transformers.rows import Row, next_window
 from xinfer.engines.transformers.sampling import BatchSampler, candidates_at
 from xinfer.engines.transformers.shape import CacheLimits, grown
-from xinfer.errors import InvalidRequest
+from xinfer.errors import EngineFailed, InvalidRequest
 
 
 class BatchRunner:
@@ -119,11 +120,17 @@ class BatchRunner:
         if row.sequence.group is None or row.sequence.prompt_candidates is not None:
             return
         for index, other in enumerate(self._rows[: self._decoding]):
-            if other.sequence.group is row.sequence.group:
+            if other.sequence.group is row.sequence.group and self._read_alike(row, other):
                 known = len(row.sequence.prompt) - 1
                 row.filled = row.pictures.whole_from(known) if row.pictures else known
                 self._model.cache.copy_row(index, len(self._rows), row.filled)
                 return
+
+    def _read_alike(self, row: Row, other: Row) -> bool:
+        """Whether what the cache holds of another row is what a row would read for the same tokens."""
+        rotation = self._model.rotation
+        shorter, longer = sorted((len(row.tokens), other.filled))
+        return rotation is None or not rotation.changes(shorter, longer)
 
     def _longest(self) -> int:
         return max((len(row.tokens) + 1 for row in self._rows), default=0)
@@ -161,6 +168,7 @@ class BatchRunner:
                 keep=0 if scored else torch.tensor(lasts, device=device),
                 adapters=self._adapters_of(rows),
                 seen=pictures.window(filled, size, device) if pictures else None,
+                lengths=self._lengths_of(rows),
             )
         except ValueError as error:
             if pictures is None:
@@ -172,19 +180,24 @@ class BatchRunner:
             lasts = list(range(size))
         for row, chunk in zip(rows, chunks, strict=True):
             row.filled += len(chunk)
+        kept = [lasts.index(len(chunk) - 1) for chunk in chunks]
+        own = logits[range(count), kept]
+        broken = _broken(own)
         if rows[0].remaining:
+            if broken:
+                self._fail(start, progress)
+                self._remove(start)
             return
         self._decoding += count
         self._forget_batch()
-        kept = [lasts.index(len(chunk) - 1) for chunk in chunks]
         sampler = BatchSampler([row.sequence for row in rows], self._model.vocabulary_size, device)
-        found = sampler.sample(logits[range(count), kept])
-        self._advance(start, *found, progress)
+        self._advance(start, *sampler.sample(own), progress, broken)
 
     # --- continuing ---
 
     def _decode(self, progress: list[Progress]) -> None:
-        while not self._make_room(len(self._rows), max(row.filled for row in self._rows) + 1):
+        self._suspend_outgrown()
+        while self._rows and not self._make_room(len(self._rows), max(row.filled for row in self._rows) + 1):
             self._suspend_last()
         if not self._decoding:
             return
@@ -206,6 +219,7 @@ class BatchRunner:
             keep=1,
             adapters=self._adapters,
             seen=None if self._shifts is None else Window(self._positions + self._shifts, {}, None),
+            lengths=self._lengths_of(rows),
         )
         for row in rows:
             row.filled += 1
@@ -213,23 +227,51 @@ class BatchRunner:
         if self._sampler is None:
             sequences = [row.sequence for row in rows]
             self._sampler = BatchSampler(sequences, self._model.vocabulary_size, device)
-        self._advance(0, *self._sampler.sample(logits[:, -1]), progress)
+        own = logits[:, -1]
+        broken = _broken(own)  # before the sampler, which changes them
+        self._advance(0, *self._sampler.sample(own), progress, broken)
 
     def _adapters_of(self, rows: list[Row]) -> AdapterBatch | None:
         return AdapterBatch.of([row.sequence.adapter for row in rows], self._model.device)
 
+    def _lengths_of(self, rows: list[Row]) -> list[int] | None:
+        return None if self._model.rotation is None else [len(row.tokens) for row in rows]
+
+    def _suspend_outgrown(self) -> None:
+        """Rows whose next token makes them so long that all of it is rotated in another way."""
+        rotation = self._model.rotation
+        if rotation is None:
+            return
+        for index in reversed(range(self._decoding)):
+            length = len(self._rows[index].tokens)
+            if rotation.changes(length - 1, length):
+                self._suspend(index)
+
     def _suspend_last(self) -> None:
-        """The youngest gives its row back; what it has so far will be read again."""
-        row = self._rows[-1]
-        self._remove(len(self._rows) - 1)
+        """The youngest gives its row back."""
+        self._suspend(len(self._rows) - 1)
+
+    def _suspend(self, index: int) -> None:
+        """A row is given back; what its sequence has so far will be read again."""
+        row = self._rows[index]
+        self._remove(index)
         self._waiting.appendleft(row.sequence)
 
     def _advance(
-        self, first: int, tokens: list[int], candidates: list[Candidates | None] | None, progress: list[Progress]
+        self,
+        first: int,
+        tokens: list[int],
+        candidates: list[Candidates | None] | None,
+        progress: list[Progress],
+        broken: Collection[int],
     ) -> None:
-        """Append a token to each row from ``first`` on, and drop the rows that are complete."""
+        """Append a token to each row from ``first`` on, and drop the rows that are complete, or ``broken``."""
         ended = []
         for index, token in enumerate(tokens):
+            if index in broken:
+                self._fail(first + index, progress)
+                ended.append(first + index)
+                continue
             row = self._rows[first + index]
             sequence = row.sequence
             sequence.generated.append(token)
@@ -247,6 +289,19 @@ class BatchRunner:
         sequence.refusal = InvalidRequest(f"the model cannot read the images: {error}", param="messages")
         progress.append(Progress(sequence, 0, None, Ending.REFUSED))
         self._remove(index)
+
+    def _fail(self, index: int, progress: list[Progress]) -> None:
+        """End the sequence of a row whose numbers are none. What it has in the cache would spread.
+
+        To a masked position attention gives the weight zero, but zero times NaN is NaN: whoever has the row next, or
+        another one to which it is copied, would write nonsense too.
+        """
+        self._model.cache.clear_row(index)
+        sequence = self._rows[index].sequence
+        sequence.refusal = EngineFailed(
+            "the model computed values that are no numbers (NaN or infinite) for this request; another dtype may help"
+        )
+        progress.append(Progress(sequence, 0, None, Ending.REFUSED))
 
     def _remove(self, index: int) -> None:
         """Free a row: the last decoding one takes its place, and the last of all the place of that."""
@@ -278,6 +333,13 @@ class BatchRunner:
             tokens_queued=unread + sum(len(sequence.prompt) for sequence in self._waiting),
             kv_usage=used / self._limits.positions,
         )
+
+
+def _broken(logits: torch.Tensor) -> Collection[int]:
+    """Rows of which some logit is NaN or infinitely large. One that is infinitely small is a token ruled out."""
+    total = logits.sum(-1, dtype=torch.float32)
+    found: list[int] = (total.isnan() | total.isposinf()).nonzero().flatten().tolist()
+    return found
 
 
 def _score_prompt(row: Row, filled: int, logits: torch.Tensor) -> None:

@@ -96,7 +96,10 @@ class Recording:
         self._ended = frame is None
         for piece in frames:
             samples = piece.to_ndarray()[0]
-            self._pieces.append(samples)
+            if not np.isfinite(samples).all():
+                raise InvalidRequest("the recording has samples that are no numbers (NaN or infinite)", param="file")
+            # Players cut what is louder than a file of whole numbers could be; the model's features would overflow.
+            self._pieces.append(samples.clip(-1.0, 1.0))
             self._stop += len(samples)
 
 
