@@ -5,7 +5,7 @@ import json
 import pytest
 
 from xinfer.engines.base import JSON_HEAD, Call, Load
-from xinfer.errors import EngineFailed, TooManyRequests
+from xinfer.errors import EndpointFailed, EndpointTimeout, EngineFailed, TooManyRequests
 from xinfer.ops import Op
 from xinfer.routes import Availability
 
@@ -92,10 +92,11 @@ def test_where_the_queues_are_full_the_other_answers(play):
     play(scenario)
 
 
-def test_an_engine_that_is_full_lets_the_other_answer(play):
+@pytest.mark.parametrize("error", [TooManyRequests("full"), EndpointFailed("it is away"), EndpointTimeout("silent")])
+def test_an_engine_that_is_full_or_has_lost_its_server_lets_the_other_answer(play, error):
     async def scenario(stage):
         engine = await other(stage)
-        stage.publish("m", await stage.replica("m", Failing(TooManyRequests("full"))), fallback="other")
+        stage.publish("m", await stage.replica("m", Failing(error)), fallback="other")
         await stage.connected()
         assert (await stage.post("/v1/chat/completions", CHAT)).status == 200
         assert len(engine.calls) == 1

@@ -133,6 +133,22 @@ def test_nobody_sees_who_else_is_in_the_batch(tiny, options):
     assert [text_of(answer) for answer in together] == [text_of(answer) for answer in alone]
 
 
+@pytest.mark.parametrize("prompts", [[[5], [9]], [[5], [9], PROMPTS[3]], [PROMPTS[3], [5], PROMPTS[4], [9]]])
+@pytest.mark.parametrize("fields", [{}, {"n": 2}, {"echo": True, "logprobs": 1}])
+def test_prompts_of_one_token_come_together_with_others(tiny, prompts, fields):
+    """There is nothing to be read of them before they are continued."""
+
+    async def use(engine):
+        alone = [await complete(engine, prompt, **fields) for prompt in prompts]
+        long = asyncio.create_task(complete(engine, PROMPTS[5], max_tokens=100, ignore_eos=True))
+        for _ in range(2):  # beside nothing but each other, and beside one that runs
+            together = await asyncio.gather(*[complete(engine, prompt, **fields) for prompt in prompts])
+            assert [text_of(answer) for answer in together] == [text_of(answer) for answer in alone]
+            await long
+
+    with_model(tiny, use)
+
+
 def test_requests_that_sample_beside_greedy_ones_change_nothing(tiny):
     extras: list[dict[str, Any]] = [
         {},
@@ -391,13 +407,14 @@ def test_quantized_weights(tiny, tmp_path):
         assert answer["usage"]["completion_tokens"] == 12
 
 
-def test_states_other_than_keys_and_values_are_batched_too():
+@pytest.mark.parametrize("lengths", [(3, 7, 11, 15), (1, 1, 4), (9, 1, 1)])
+def test_states_other_than_keys_and_values_are_batched_too(lengths):
     args = {"model_type": "mamba", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "state_size": 8}
     args |= {"num_hidden_layers": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True, "time_step_rank": 4}
     mx.random.seed(1)
     model = mamba.Model(mamba.ModelArgs.from_dict(args))
     sampling = Sampling(temperature=0, max_tokens=8)
-    sequences = [Sequence([index + 1] * (3 + 4 * index), sampling, receiver=None) for index in range(4)]
+    sequences = [Sequence([index + 1] * length, sampling, receiver=None) for index, length in enumerate(lengths)]
     runner = BatchRunner(model, BatchLimits(max_rows=8, positions=4096), prefill_chunk=8)
     for sequence in sequences:
         runner.add(sequence)

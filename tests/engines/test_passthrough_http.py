@@ -60,9 +60,9 @@ async def frames(caller: HttpCaller, model: str, **fields: Any) -> list[Frame]:
 
 
 async def seen(client: HttpClient) -> dict[str, Any]:
-    status, body = await client.get("/seen")
-    assert status == 200
-    return json.loads(body)
+    answer = await client.get("/seen")
+    assert answer.status == 200
+    return json.loads(answer.body)
 
 
 def test_an_answer_comes_as_its_bytes_are(port):
@@ -198,6 +198,27 @@ def test_errors_become_ours(port):
     with_caller(port, use)
 
 
+def test_what_is_compressed_though_nobody_asked_for_it_comes_as_it_was_before(port):
+    async def use(caller, _client):
+        head, *body = await frames(caller, "compressed", stream=True)
+        assert head == Head(200, ((b"content-type", b"text/event-stream"),))
+        assert b"".join(body) == b"data: one\n\ndata: [DONE]\n\n"
+        with pytest.raises(InvalidRequest, match=r"^it was compressed$"):
+            await frames(caller, "compressed")
+        with pytest.raises(EndpointFailed, match=r"this is no HTTP: .*decompressing"):
+            await frames(caller, "miscompressed")
+
+    with_caller(port, use)
+
+
+def test_a_stream_that_is_an_error_from_the_first_event_on_is_one(port):
+    async def use(caller, _client):
+        with pytest.raises(TooManyRequests, match="it is 429 after all"):
+            await frames(caller, "repentant", stream=True)
+
+    with_caller(port, use)
+
+
 def test_a_server_that_is_not_there():
     async def use(caller, _client):
         with pytest.raises(EndpointFailed, match="the endpoint cannot be reached"):
@@ -270,6 +291,12 @@ def test_urls(url, origin, authority):
 )
 def test_what_is_no_url(url):
     with pytest.raises(ValueError):
+        Origin.of(url)
+
+
+@pytest.mark.parametrize("url", ["http://h:0", "http://a..b", f"http://{'a' * 70}.example"])
+def test_where_no_server_can_be(url):
+    with pytest.raises(ValueError, match=r"^no (server|host) "):
         Origin.of(url)
 
 

@@ -24,6 +24,7 @@ from xinfer.errors import (
     InvalidRequest,
     LoadFailed,
     NotFound,
+    PayloadTooLarge,
     TooManyRequests,
     XinferError,
 )
@@ -125,7 +126,7 @@ def test_nobody_looks_where_nobody_shall(there):
         (429, TooManyRequests, "is full: it is 429"),
         (500, EndpointFailed, r"failed \(status 500\): it is 500"),
         (503, EndpointFailed, r"failed \(status 503\)"),
-        (307, EndpointFailed, "redirects to https://elsewhere.example/v1; launch the model with that"),
+        (307, EndpointFailed, "redirects to https://elsewhere.example/v1; launch the model with that address"),
     ],
 )
 def test_its_errors_say_whose_they_are(there, status, kind, says):
@@ -137,6 +138,20 @@ def test_its_errors_say_whose_they_are(there, status, kind, says):
         assert refusal.value.retry_after == (7 if status == 429 else None)
 
     with_model(there.url, use, model=str(status), check=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [("page", r"a page of the type text/html; charset=utf-8 \(status 200\)"), ("nothing", r"nothing \(status 200\)")],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_no_answer_is_not_passed_on_as_one(there, model, says, stream):
+    async def use(engine):
+        with pytest.raises(EndpointFailed, match=f"the endpoint of 'mine' answers with {says}.*check base_url"):
+            async for _ in engine.serve(Call("id", Op.CHAT, body(stream=stream), "mine")):
+                pass
+
+    with_model(there.url, use, model=model, check=False)
 
 
 def test_an_endpoint_that_says_nothing(there):
@@ -183,7 +198,11 @@ def test_32_at_once_get_their_own_answers(there):
         ({"base_url": "host:80"}, "it must begin with http:// or https://"),
         ({"base_url": "http://h", "api_key": "a", "api_key_env": "B"}, "only one can be given"),
         ({"base_url": "http://h", "api_key": "a\r\nb: c"}, "characters that no header has"),
+        ({"base_url": "http://h:0"}, "base_url: no server has the port 0"),
+        ({"base_url": "http://h/v1/chat/completions"}, "base_url: it must end before '/chat/completions'"),
+        ({"base_url": "http://h/api/v1/rerank/"}, "base_url: it must end before '/rerank'"),
         ({"base_url": "http://h", "headers": {"a b": "c"}}, "cannot be the name of a header"),
+        ({"base_url": "http://h", "headers": {"Content-Length": "3"}}, "'Content-Length' is set for every request"),
         ({"base_url": "http://h", "timeout_s": 0}, "timeout_s"),
         ({"base_url": "http://h", "retries": 3}, "no option 'retries'"),
     ],
@@ -214,6 +233,12 @@ def test_where_things_are(base_url, prefix, chat, models, tokenize):
 def test_headers_may_replace_the_usual_ones():
     options = RemoteOptions(base_url="http://h", api_key="k", headers={"Authorization": "Basic x"})
     assert options.request_headers(options.key({})) == {"Authorization": "Basic x"}
+
+
+def test_a_host_of_its_own_is_told_once(there):
+    with_model(there.url, idle, headers={"Host": "elsewhere.example"})
+    (listing,) = there.seen()["requests"]
+    assert listing["headers"]["host"] == "elsewhere.example"
 
 
 def test_secrets_are_shown_to_nobody():
@@ -273,6 +298,13 @@ def test_every_error_is_one_of_ours(status, answer, retry_after):
 def test_a_context_overflow_stays_one():
     said = json.dumps({"error": {"message": "This model's maximum context length is 10 tokens"}}).encode()
     assert type(refused("it", 400, said, {})) is ContextOverflow
+
+
+@pytest.mark.parametrize(("status", "kind"), [(402, EndpointFailed), (413, PayloadTooLarge), (504, EndpointTimeout)])
+def test_a_status_that_has_a_meaning_keeps_it(status, kind):
+    error = refused("it", status, b'{"error": {"message": "so it says"}}', {})
+    assert type(error) is kind
+    assert error.message.endswith(": so it says")
 
 
 def test_a_key_that_an_endpoint_repeats_goes_no_further():

@@ -20,7 +20,7 @@ from xinfer.catalog import introspect
 from xinfer.devices import Budget, Grant, Lease
 from xinfer.engines.base import Call, Frame, Head
 from xinfer.engines.sglang import ENGINE
-from xinfer.errors import ContextOverflow, InvalidRequest, LoadFailed
+from xinfer.errors import ContextOverflow, InvalidRequest, LoadFailed, NotReady
 from xinfer.ops import Op
 
 if importlib.util.find_spec("sglang") is None:
@@ -32,6 +32,7 @@ CATALOG = Path(xinfer.catalog.__file__).parent / "demo"
 STAND_INS = Path(__file__).parents[1] / "fakes" / "sglang"
 SPEC = introspect(str(CATALOG / "demo-chat"))
 OPTIONS = {"attention_backend": "torch_native", "dtype": "float32", "max_running_requests": 32}
+VOCABULARY = SPEC.shape.vocabulary
 SLICE = Budget(device_id="cpu", kind="cpu", memory_mib=2_600, total_mib=8_000)
 GRANT = Grant(lease=Lease(replica_id="r", generation=1, slices=()), budgets=(SLICE,), model_uid="demo", threads=1)
 
@@ -199,10 +200,37 @@ def test_nobody_else_on_the_machine_gets_an_answer(loaded):
     assert not [child for child in children() if key in " ".join(child.cmdline())]
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prompt": [VOCABULARY]}, {"prompt": "a", "stop_token_ids": [VOCABULARY], "min_tokens": 2}]
+)
+def test_a_token_that_would_end_its_server_is_refused_and_the_last_one_is_not(loaded, fields):
+    with pytest.raises(InvalidRequest, match=f"has the token {VOCABULARY}"):
+        loaded.runner.run(frames(loaded.engine, Op.COMPLETION, max_tokens=3, **fields))
+    last = {"prompt": "a", "stop_token_ids": [VOCABULARY - 1], "min_tokens": 2}
+    for fine in ({"prompt": [VOCABULARY - 1]}, last):
+        head, *_ = loaded.runner.run(frames(loaded.engine, Op.COMPLETION, max_tokens=3, **fine))
+        assert head.status == 200
+
+
+def test_a_stream_that_cannot_begin_is_refused_like_a_whole_answer(loaded):
+    wrong = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "wizard"}}}
+    for stream in (False, True):
+        with pytest.raises(InvalidRequest, match="wizard"):
+            loaded.runner.run(chat(loaded.engine, messages=HELLO, response_format=wrong, stream=stream))
+
+
+def test_usage_says_how_much_of_a_prompt_was_there_already(loaded):
+    messages = [{"role": "user", "content": "one two three " * 40}]
+    loaded.runner.run(chat(loaded.engine, messages=messages, max_tokens=1))
+    usage = loaded.runner.run(chat(loaded.engine, messages=messages, max_tokens=1))["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] > 100
+
+
 def test_a_wrong_argument_is_the_reason_why_it_does_not_load():
     before = children()
-    with pytest.raises(LoadFailed, match="no-such-argument"):
+    with pytest.raises(LoadFailed, match="no-such-argument") as refusal:
         Loaded(no_such_argument=1)
+    assert "[--" not in refusal.value.message  # hundreds of lines about its usage
     assert children() == before
 
 
@@ -219,5 +247,7 @@ def test_a_scheduler_that_dies_is_noticed_with_its_last_words():
     try:
         loaded.runner.run(asyncio.wait_for(until_it_is_noticed(), 30))
         assert loaded.engine.failure().startswith("SGLang's server ended with ")
+        with pytest.raises(NotReady, match="is started again"):
+            loaded.runner.run(chat(loaded.engine, messages=HELLO))
     finally:
         loaded.close()

@@ -55,7 +55,8 @@ class LaunchBody(BaseModel):
         {}, description='What counts against the files of the model: {"context_length": 8192, "abilities": ["chat"]}'
     )
     fallback: str | None = Field(
-        None, description="The model that answers where nothing serves this one, or its queues are full"
+        None,
+        description="The model that answers where this one has no replica, full queues, or an endpoint that is away",
     )
     lora_modules: LoraModules | None = Field(
         None, description='LoRA adapters, each a model of its own: "NAME=PATH", or {"name": ..., "path": ...}'

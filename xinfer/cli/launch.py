@@ -81,7 +81,7 @@ Fallback = Annotated[
     typer.Option(
         "--fallback",
         metavar="MODEL_UID",
-        help="The model that answers where nothing serves this one, or its queues are full.",
+        help="The model that answers where nothing serves this one, its queues are full, or its endpoint is away.",
         rich_help_panel=WHERE,
     ),
 ]

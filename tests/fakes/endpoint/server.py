@@ -7,6 +7,7 @@ sockets, so that it can be as rude as servers are: ends a connection in the midd
 """
 
 import asyncio
+import gzip
 import json
 import ssl
 import sys
@@ -62,8 +63,11 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def whole(writer: asyncio.StreamWriter, status: int, content: Any, *more: str) -> None:
-    data = json.dumps(content).encode()
-    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(data)}", *more]
+    raw(writer, json.dumps(content).encode(), "Content-Type: application/json", *more, status=status)
+
+
+def raw(writer: asyncio.StreamWriter, data: bytes, *headers: str, status: int = 200) -> None:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(data)}", *headers]
     writer.write("\r\n".join([*lines, "", ""]).encode() + data)
 
 
@@ -147,8 +151,47 @@ def failing(status: int, *more: str) -> Any:
     return fail
 
 
+async def page(_reader: Any, writer: asyncio.StreamWriter, _request: Any) -> bool:
+    raw(writer, b"<html>Please log in</html>", "Content-Type: text/html; charset=utf-8")
+    return True
+
+
+async def nothing(_reader: Any, writer: asyncio.StreamWriter, _request: Any) -> bool:
+    raw(writer, b"", "Content-Type: application/json")
+    return True
+
+
+async def compressed(_reader: Any, writer: asyncio.StreamWriter, request: dict[str, Any]) -> bool:
+    """Though nobody asked for it; a stream in pieces of one byte."""
+    if not request.get("stream"):
+        data = gzip.compress(b'{"error": {"message": "it was compressed"}}')
+        raw(writer, data, "Content-Encoding: gzip", status=400)
+        return True
+    begin(writer, "transfer-encoding: chunked", "content-encoding: gzip")
+    for byte in gzip.compress(b"data: one\n\ndata: [DONE]\n\n"):
+        chunk(writer, bytes([byte]))
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    return True
+
+
+async def repentant(_reader: Any, writer: asyncio.StreamWriter, _request: Any) -> bool:
+    """Says success, and then that it is none."""
+    begin(writer)
+    chunk(writer, b'data: {"error": {"message": "it is 429 after all", "code": 429}}\n\ndata: [DONE]\n\n')
+    writer.write(b"0\r\n\r\n")
+    return True
+
+
+async def miscompressed(_reader: Any, writer: asyncio.StreamWriter, _request: Any) -> bool:
+    raw(writer, b"not at all", "Content-Encoding: gzip")
+    return True
+
+
+ACTS = (plain, once, until_close, cut, rude, silent, endless, flood)
+MORE_ACTS = (page, nothing, compressed, miscompressed, repentant)
 BEHAVIOURS = {
-    **{act.__name__: act for act in (plain, once, until_close, cut, rude, silent, endless, flood)},
+    **{act.__name__: act for act in (*ACTS, *MORE_ACTS)},
     **{str(status): failing(status) for status in (400, 403, 404, 500, 503)},
     "429": failing(429, "retry-after: 7"),
     "307": failing(307, "location: https://elsewhere.example/v1"),

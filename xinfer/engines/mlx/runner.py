@@ -152,8 +152,9 @@ class BatchRunner:
         if any(padding):
             for layer in states:
                 layer.prepare(lengths=[len(part) for part in parts], right_padding=padding)
-        padded = [part + [0] * missing for part, missing in zip(parts, padding, strict=True)]
-        self._model(mx.array(padded), cache=states)
+        if size:  # else each has one token only, which the first step reads
+            padded = [part + [0] * missing for part, missing in zip(parts, padding, strict=True)]
+            self._model(mx.array(padded), cache=states)
         if any(padding):
             for layer in states:
                 layer.finalize()

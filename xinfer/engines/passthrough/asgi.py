@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Mutabl
 from typing import Any
 
 from xinfer.engines.base import Call, Frame, Head
-from xinfer.engines.passthrough.refusals import refusal
-from xinfer.errors import EngineFailed
+from xinfer.engines.passthrough.refusals import refusal, refusal_in_stream
+from xinfer.errors import EngineFailed, describe
 from xinfer.ops import Op
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,18 @@ KEPT_HEADERS = frozenset({b"content-type"})
 
 
 class AsgiCaller:
-    """Answers calls with an application. ``running`` counts those that are being answered."""
+    """Answers calls with an application. ``running`` counts those that are being answered.
 
-    def __init__(self, app: Application, paths: Mapping[Op, str]) -> None:
+    ``edits`` change what it answers to an operation; they are given whole messages of the application.
+    """
+
+    def __init__(
+        self, app: Application, paths: Mapping[Op, str], edits: Mapping[Op, Callable[[bytes], bytes]] | None = None
+    ) -> None:
         self.running = 0
         self._app = app
         self._paths = paths
+        self._edits = edits or {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -56,12 +62,16 @@ class AsgiCaller:
                 while more := await exchange.take():
                     first += more
                 raise refusal(exchange.head.status, first)
+            if (refused := refusal_in_stream(first)) is not None:
+                raise refused
             yield exchange.head
+            edit = self._edits.get(call.op, _as_it_is)
             while first:
-                yield first
+                yield edit(first)
                 first = await exchange.take()
             if exchange.error is not None:
-                raise EngineFailed("the engine broke off its answer; its log has the reason") from exchange.error
+                why = describe(exchange.error.__cause__ or exchange.error)  # frameworks wrap what they cannot answer
+                raise EngineFailed(f"the engine broke off its answer: {why}") from exchange.error
         finally:
             self.running -= 1
             exchange.leave()
@@ -69,6 +79,10 @@ class AsgiCaller:
 
     async def _run(self, call: Call, exchange: "_Exchange") -> None:
         await self._app(_scope(call, self._paths[call.op]), exchange.receive, exchange.send)
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
 def _scope(call: Call, path: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ The bytes of one read go from the parser to the one who waits for them, with not
 """
 
 import asyncio
+import zlib
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -13,6 +15,10 @@ HIGH_WATER = 256 * 1024
 """Bytes of an answer that wait for the client; beyond that nothing more is read from the server."""
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 """An answer with none of these headers ends with its connection."""
+COMPRESSED = frozenset({b"gzip", b"x-gzip", b"deflate"})
+"""We ask for none of these; servers compress all the same."""
+_EITHER_HEADER = zlib.MAX_WBITS | 32
+"""Tells zlib to see for itself which of them it reads."""
 
 
 class Broken(ConnectionError):
@@ -30,13 +36,14 @@ class Connection(asyncio.Protocol):
         """``patience_s``: seconds that the server may say nothing during an exchange; None: for ever."""
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        """Of the answer, with lower-case names."""
+        """Of the answer, with lower-case names. What says that it is compressed is not among them, if we undo that."""
         self.answered = False
         """Something of the answer has arrived."""
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
+        self._decompress: Callable[[bytes], bytes] | None = None
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._paused = False
@@ -146,7 +153,7 @@ class Connection(asyncio.Protocol):
                 raise httptools.HttpParserError("the server speaks without being asked")  # noqa: TRY301  one way out
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(Broken(f"this is no HTTP: {error}"))
+            self._fail(Broken(f"this is no HTTP: {error.__context__ or error}"))
             self._transport.abort()
             return
         if self._size > HIGH_WATER and not self._paused and not self._complete:
@@ -177,11 +184,18 @@ class Connection(asyncio.Protocol):
         """The head is whole, unless it is an interim one."""
         self.status = self._parser.get_status_code()
         self._has_head = self.status >= 200
+        self._decompress = None
+        if self._has_head and self.headers.get(b"content-encoding", b"").lower() in COMPRESSED:
+            del self.headers[b"content-encoding"]
+            self._decompress = zlib.decompressobj(_EITHER_HEADER).decompress
 
     def on_body(self, body: bytes) -> None:
         """Some of the body."""
-        self._chunks.append(body)
-        self._size += len(body)
+        if self._decompress is not None:
+            body = self._decompress(body)  # what this raises, the parser wraps
+        if body:  # compressed, the first bytes may be worth nothing yet
+            self._chunks.append(body)
+            self._size += len(body)
 
     def on_message_complete(self) -> None:
         """The end of the answer."""

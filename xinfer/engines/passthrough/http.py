@@ -8,13 +8,14 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from xinfer.engines.base import Call, Frame, Head
 from xinfer.engines.passthrough.connection import Broken, Connection, Silent
-from xinfer.engines.passthrough.refusals import refusal
+from xinfer.engines.passthrough.refusals import error_in_stream, refusal
 from xinfer.errors import EndpointFailed, EndpointTimeout, XinferError
 from xinfer.ops import Op
 
@@ -27,7 +28,7 @@ _UNFIT = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 Refuse = Callable[[int, bytes, Mapping[bytes, bytes]], XinferError]
-"""Status, body and headers of an error answer as one of our errors."""
+"""Status, body and headers of an answer that is none, as one of our errors. Its status may be that of a success."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,13 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("it must have no user, no '?' and no '#'")
         if _UNFIT.search(url) or " " in url:
             raise ValueError("it has characters that no URL has")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"no host can be called {parts.hostname!r}") from None
         tls = parts.scheme == "https"
+        if parts.port == 0:
+            raise ValueError("no server has the port 0")
         port = parts.port or (443 if tls else 80)
         return cls(host=parts.hostname, port=port, tls=tls, prefix=parts.path.rstrip("/"))
 
@@ -64,6 +71,15 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         """What goes into the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class Answer(NamedTuple):
+    """A whole one."""
+
+    status: int
+    body: bytes
+    headers: Mapping[bytes, bytes]
+    """With lower-case names."""
 
 
 class HttpClient:
@@ -87,7 +103,8 @@ class HttpClient:
         self._origin = origin
         self._name = name
         self._patience_s = patience_s
-        common = {"host": origin.authority, "accept-encoding": "identity", **(headers or {})}
+        given = {header.lower(): value for header, value in (headers or {}).items()}
+        common = {"host": origin.authority, "accept-encoding": "identity", **given}
         self._common = _header_lines(common)
         self._idle: list[Connection] = []
         self._tls: ssl.SSLContext | None = None
@@ -130,25 +147,25 @@ class HttpClient:
         else:
             connection.close()
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of what is at a path.
+    async def get(self, path: str) -> "Answer":
+        """What is at a path.
 
         Raises:
             EndpointFailed: there is no answer.
         """
         return await self._whole(await self.open("GET", path))
 
-    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer to some JSON.
+    async def post(self, path: str, body: bytes) -> "Answer":
+        """The answer to some JSON.
 
         Raises:
             EndpointFailed: there is no answer.
         """
         return await self._whole(await self.open("POST", path, body, {"content-type": "application/json"}))
 
-    async def _whole(self, connection: Connection) -> tuple[int, bytes]:
+    async def _whole(self, connection: Connection) -> "Answer":
         try:
-            return connection.status, await self.rest_of(connection)
+            return Answer(connection.status, await self.rest_of(connection), connection.headers)
         finally:
             self.give_back(connection)
 
@@ -249,10 +266,14 @@ class HttpCaller:
         connection: Connection | None = None
         try:
             connection = await client.open("POST", self._paths[call.op], call.body, _request_headers(call))
-            if not 200 <= connection.status < 300:
+            if not 200 <= connection.status < 300 or _is_page(connection.headers):
                 body = await client.rest_of(connection, MAX_ERROR_BYTES)
                 raise self._refuse(connection.status, body, connection.headers)
             first = await client.take(connection)
+            if not first:
+                raise self._refuse(connection.status, first, connection.headers)
+            if (error := error_in_stream(first)) is not None:
+                raise self._refuse(*error, connection.headers)
             yield Head(connection.status, _kept_headers(connection.headers))
             while first:
                 yield first
@@ -266,6 +287,11 @@ class HttpCaller:
 def _request_headers(call: Call) -> dict[str, str]:
     headers = {"content-type": "application/json", "x-request-id": call.request_id}
     return headers | dict(call.headers)
+
+
+def _is_page(headers: Mapping[bytes, bytes]) -> bool:
+    """A page for people, with which something answers that is no API, or that stands in front of it."""
+    return headers.get(b"content-type", b"").lower().startswith(b"text/html")
 
 
 def _kept_headers(headers: Mapping[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:

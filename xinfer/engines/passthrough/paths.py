@@ -6,6 +6,7 @@ PATHS: dict[Op, str] = {
     Op.CHAT: "/v1/chat/completions",
     Op.COMPLETION: "/v1/completions",
     Op.MESSAGES: "/v1/messages",
+    Op.COUNT_TOKENS: "/v1/messages/count_tokens",
     Op.RESPONSES: "/v1/responses",
     Op.TOKENIZE: "/tokenize",
     Op.DETOKENIZE: "/detokenize",

@@ -15,6 +15,12 @@ from xinfer.errors import (
 )
 
 _TOO_LONG = re.compile(r"maximum context length|context length|max_model_len|longer than the model", re.IGNORECASE)
+DATA, ERROR_EVENT = b"data: ", b'data: {"error"'
+"""How the events of a stream begin."""
+ERROR_STATUSES = range(400, 600)
+INTERNAL_ERROR = 500
+BODY = "body."
+"""What FastAPI's applications call a request, before the name of a field."""
 MAX_SHOWN = 2000
 """Characters of an answer that is no JSON."""
 
@@ -26,6 +32,14 @@ class _Error(msgspec.Struct):
 
 class _OpenAIShape(msgspec.Struct):
     error: _Error
+
+
+class _Code(msgspec.Struct):
+    code: int = 0
+
+
+class _WithCode(msgspec.Struct):
+    error: _Code
 
 
 class _FlatShape(msgspec.Struct):
@@ -47,12 +61,38 @@ def refusal(status: int, body: bytes) -> XinferError:
     A 4xx keeps its meaning for the client; everything else is a failure of the engine.
     """
     message, param = _read(body)
+    param = param.removeprefix(BODY) if param else None
     message = message or f"the engine answered with status {status}"
     if 400 <= status < 500 and _TOO_LONG.search(message):
         return ContextOverflow(message, param=param)
     kinds: dict[int, type[XinferError]] = {404: NotFound, 429: TooManyRequests, 503: NotReady}
     kind = kinds.get(status) or (InvalidRequest if 400 <= status < 500 else EngineFailed)
     return kind(message, param=param)
+
+
+def refusal_in_stream(data: bytes) -> XinferError | None:
+    """What another server meant by a stream that is an error from its first event on.
+
+    ``None``: the stream begins with something else.
+    """
+    error = error_in_stream(data)
+    return refusal(*error) if error is not None else None
+
+
+def error_in_stream(data: bytes) -> tuple[int, bytes] | None:
+    """Status and body of the error answer that a stream should have been, by its first event.
+
+    Such a server has answered with a status that says success before it has looked at the whole request.
+    ``None``: the stream begins with something else.
+    """
+    if not data.startswith(ERROR_EVENT):
+        return None
+    event = data.partition(b"\n")[0].removeprefix(DATA)
+    try:
+        status = msgspec.json.decode(event, type=_WithCode).error.code
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        status = 0
+    return status if status in ERROR_STATUSES else INTERNAL_ERROR, event
 
 
 def _read(body: bytes) -> tuple[str, str | None]:

@@ -123,20 +123,20 @@ class RemoteEngine:
 async def _check(client: HttpClient, path: str, model: str, name: str) -> None:
     for attempt in range(1, TRIES + 1):
         try:
-            status, body = await client.get(path)
+            answer = await client.get(path)
             break
         except EndpointFailed as error:
             if attempt == TRIES:
                 raise LoadFailed(error.message) from error
             log.warning("%s; trying again", error.message)
             await asyncio.sleep(TRY_AGAIN_S)
-    if status in {404, 405}:
+    if answer.status in {404, 405}:
         log.warning("%s has no list of models; whether it has %r shows with the first request", name, model)
         return
-    if status != 200:
-        raise LoadFailed(refused(name, status, body, {}).message)
+    if answer.status != 200:
+        raise LoadFailed(refused(name, *answer).message)
     try:
-        there = [found.id for found in msgspec.json.decode(body, type=_Models).data]
+        there = [found.id for found in msgspec.json.decode(answer.body, type=_Models).data]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LoadFailed(f"{name} answers its list of models with something else: {error}") from error
     if model not in there:

@@ -12,6 +12,14 @@ from xinfer.errors import InvalidRequest
 from xinfer.ops import Op
 
 VERSION = "/v1"
+OURS = frozenset(
+    {
+        *("accept-encoding", "connection", "content-length", "content-type", "expect", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "x-request-id"),
+    }
+)
+"""Headers that say how a request is sent, or come with every request. Given twice, they would break it."""
+_ENDS = ("/chat/completions", f"{VERSION}/models", *(path for path in PATHS.values() if path.startswith(VERSION)))
 Secret = Annotated[str, Meta(extra=SECRET)]
 
 
@@ -29,7 +37,7 @@ class RemoteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     api_key_env: str = ""
     """The variable in the environment of the workers that holds the key."""
     headers: Annotated[dict[str, str], Meta(extra=SECRET)] = {}
-    """Sent with every request."""
+    """Sent with every request; none of those that say how it is sent."""
     timeout_s: Annotated[float, Meta(gt=0)] = 600.0
     """For so long the endpoint may say nothing while it answers, in seconds."""
     check: bool = True
@@ -42,13 +50,17 @@ class RemoteOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ValueError: says what is wrong.
         """
         try:
-            Origin.of(self.base_url)
+            origin = Origin.of(self.base_url)
         except ValueError as error:
             raise ValueError(f"base_url: {error}") from None
+        if end := next((path for path in _ENDS if origin.prefix.endswith(path)), ""):
+            raise ValueError(f"base_url: it must end before {end.removeprefix(VERSION)!r}, which requests add")
         if sum(map(bool, (self.api_key, self.remote_api_key, self.api_key_env))) > 1:
             raise ValueError("of api_key, remote_api_key and api_key_env only one can be given")
         for name, value in self.request_headers(self.api_key or self.remote_api_key).items():
             check_header(name, value)
+            if name.lower() in OURS:
+                raise ValueError(f"the header {name!r} is set for every request as that needs it; leave it out")
 
     def request_headers(self, key: str) -> dict[str, str]:
         """What is sent with every request, with this key."""

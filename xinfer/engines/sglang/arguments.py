@@ -79,6 +79,7 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
     """What the model, its chat ``template`` and the number of cards suggest, where the launch says nothing."""
     suggested: dict[str, Any] = {
         "sleep_on_idle": True,  # else its scheduler keeps a core busy, which the neighbours of this replica need
+        "enable_cache_report": True,  # how much of a prompt was there already, in the usage of every answer
         "log_level_http": "warning",  # a line for every request helps nobody who has our metrics
     }
     if not cards:

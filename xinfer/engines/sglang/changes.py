@@ -71,10 +71,10 @@ class ChangesOfSglang:
 
     async def _update(self, path: str, order: Mapping[str, str]) -> None:
         assert self._server is not None
-        status, body = await self._server.post(path, msgspec.json.encode(order))
+        answer = await self._server.post(path, msgspec.json.encode(order))
         try:
-            answer = msgspec.json.decode(body, type=adapters.Updated)
+            said = msgspec.json.decode(answer.body, type=adapters.Updated)
         except msgspec.DecodeError:
-            answer = adapters.Updated(error_message=f"it answered with status {status}: {body[:200]!r}")
-        if not answer.success:
-            raise LoadFailed(f"SGLang: {answer.error_message or f'status {status}'}")
+            said = adapters.Updated(error_message=f"it answered with status {answer.status}: {answer.body[:200]!r}")
+        if not said.success:
+            raise LoadFailed(f"SGLang: {said.error_message or f'status {answer.status}'}")

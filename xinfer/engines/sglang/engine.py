@@ -29,15 +29,20 @@ from xinfer.engines.sglang.arguments import (
     suggestions,
 )
 from xinfer.engines.sglang.changes import ChangesOfSglang
+from xinfer.engines.sglang.checks import check_request
 from xinfer.engines.sglang.free_memory import free_cpu_mib, free_mib
 from xinfer.engines.sglang.requirements import REQUIREMENTS
 from xinfer.engines.sglang.seeds import DETERMINISTIC, check_seed
 from xinfer.engines.sglang.server import SglangServer
+from xinfer.errors import NotReady
 from xinfer.generation.chat_template import template_text
 from xinfer.generation.judging import is_judge
 from xinfer.ops import GENERATIVE_KINDS, Kind, Op
 from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
+
+RESTART_S = 10
+"""After so many seconds it is worth a try to ask a server again that has ended."""
 
 
 class SglangOptions(msgspec.Struct, frozen=True):
@@ -107,6 +112,7 @@ class SglangEngine(ChangesOfSglang):
         super().__init__()
         self._server: SglangServer | None = None
         self._keeps_seeds = False
+        self._vocabulary = 0
 
     async def load(self, spec: ModelSpec, options: dict[str, Any], grant: Grant, progress: Progress) -> None:
         """Start SGLang's server and wait until it answers, which one that follows does when it has joined.
@@ -117,6 +123,7 @@ class SglangEngine(ChangesOfSglang):
         """
         progress("starting SGLang", 0.0)
         self._keeps_seeds = bool(options.get(DETERMINISTIC))
+        self._vocabulary = spec.shape.vocabulary if spec.shape else 0
         cards = [budget for budget in grant.budgets if budget.kind != "cpu"]
         require_cards(options, len(cards))
         if cards:
@@ -142,8 +149,13 @@ class SglangEngine(ChangesOfSglang):
 
         Raises:
             UnsupportedParameter: a seed, which it would ignore, or an adapter where it has none.
+            InvalidRequest: what would end its server.
+            NotReady: that has ended.
         """
         assert self._server is not None
+        if self._server.ended:
+            raise NotReady("SGLang's server has ended and is started again", retry_after=RESTART_S)
+        check_request(call.body, self._vocabulary)
         if not self._keeps_seeds:
             check_seed(call.body)
         if call.op is Op.CHAT:

@@ -13,7 +13,8 @@ import msgspec
 import psutil
 
 from xinfer.engines.base import Load, Progress
-from xinfer.engines.passthrough import PATHS, HttpCaller, HttpClient, Origin
+from xinfer.engines.passthrough import PATHS, Answer, HttpCaller, HttpClient, Origin
+from xinfer.engines.sglang.refusing import refused
 from xinfer.engines.sglang.traces import Traces
 from xinfer.errors import EndpointFailed, LoadFailed
 from xinfer.ops import Op
@@ -33,8 +34,9 @@ LAST_WORDS_S = 1.0
 """How long the log of one that ended may take to arrive."""
 CLOSE_GRACE_S = 3.0
 KEPT_LINES = 20
-NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind", "kill_process_tree called")
-"""What it says while it ends, whatever the reason; it would push that out of the last lines."""
+NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind", "kill_process_tree called", " [--")
+"""What it says while it ends, whatever the reason, and hundreds of lines about its usage; they would push that out of
+the last lines."""
 STAGES = (
     ("Load weight begin", "reading weights", 0.3),
     ("Load weight end", "making the cache", 0.6),
@@ -66,7 +68,7 @@ class SglangServer:
     def __init__(
         self, process: asyncio.subprocess.Process, client: HttpClient, progress: Progress, traces: Traces
     ) -> None:
-        self.caller = HttpCaller(client, SGLANG_PATHS)
+        self.caller = HttpCaller(client, SGLANG_PATHS, refused)
         self.failure = ""
         self.load = Load()
         self._process = process
@@ -113,8 +115,13 @@ class SglangServer:
             raise
         return server
 
-    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body of its answer to an order.
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone, which ``failure`` explains a moment later."""
+        return self._process.returncode is not None
+
+    async def post(self, path: str, body: bytes) -> Answer:
+        """Its answer to an order.
 
         Raises:
             EndpointFailed: there is none.
@@ -148,8 +155,7 @@ class SglangServer:
     async def _become_ready(self) -> None:
         while not self.failure:
             with contextlib.suppress(EndpointFailed):  # it does not listen yet
-                status, _ = await self._client.get(READY_PATH)
-                if status == 200:
+                if (await self._client.get(READY_PATH)).status == 200:
                     self._traces.note(self._process.pid)
                     self._asking = asyncio.create_task(self._keep_asking())
                     return
@@ -183,8 +189,8 @@ class SglangServer:
                 self.load = Load()
                 continue
             with contextlib.suppress(EndpointFailed, msgspec.MsgspecError):  # then what it said last has to do
-                _, body = await self._client.get(LOADS_PATH)
-                self.load = summed(msgspec.json.decode(body, type=Loads).loads)
+                said = await self._client.get(LOADS_PATH)
+                self.load = summed(msgspec.json.decode(said.body, type=Loads).loads)
 
 
 def summed(ranks: Sequence[RankLoad]) -> Load:
