@@ -46,6 +46,10 @@ NOTHING_RAN = 5
 """The exit status of pytest where all tests were deselected."""
 
 
+NO_TESTS = "there are no tests of it"
+"""A name that no test knows makes every test one for other engines, and those may skip."""
+
+
 @dataclass
 class Step:
     """One line of the table."""
@@ -121,6 +125,9 @@ class Session:
     def _run(self, step: Step, python: Path, files: Sequence[Path], variables: Mapping[str, str]) -> None:
         self.steps.append(step)
         title(f"{step.engine}: {step.what}")
+        if not files:  # pytest would run everything
+            step.complaints.append(NO_TESTS)
+            return
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
@@ -132,6 +139,8 @@ class Session:
         if status != 0 and not (status == NOTHING_RAN and self._pytest_arguments):
             step.complaints.append(reason(status, TESTS_LIMIT_S))
         step.complaints += [f"skipped: {why}" for why in skipped]
+        if not (step.passed or step.complaints or self._pytest_arguments):
+            step.complaints.append(NO_TESTS)
 
 
 def run(argv: Sequence[str], variables: Mapping[str, str], limit_s: float, *, listen: bool = False) -> tuple[int, str]:

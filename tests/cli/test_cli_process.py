@@ -97,6 +97,16 @@ def test_a_second_ctrl_c_leaves_the_launch_running(api, launching):
     assert not any(asked.path.endswith("/cancel") for asked in api.asked)
 
 
+def test_a_launch_that_others_terminate_says_so(api, answer, start):
+    api.on("POST", "/v1/models?wait_ready=false", answer(body={"model_uid": "m"}))
+    gone = answer(status=404, body={"error": {"message": "no model 'm' is launched", "code": "model_not_found"}})
+    api.on("GET", "/v1/models/m/progress", answer(body={"progress": 0.5, "stage": "loading"}), gone)
+    process = start("launch", "m")
+    _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "m was terminated before it was ready." in complaint
+
+
 def test_ctrl_c_stops_an_answer_and_not_the_program(api, answer, start):
     word = json.dumps({"choices": [{"delta": {"content": "word "}}]})
     api.on(

@@ -16,7 +16,7 @@ import pytest
 from fakes.packages.toys import write_library, write_toys
 from fakes.packages.wheels import repack
 
-from xinfer.engines.base import distribution
+from xinfer.packages import distribution
 from xinfer.worker.environments.store import EnvironmentStore
 
 XINFER = str(Path(sys.executable).with_name("xinfer"))
@@ -142,11 +142,90 @@ def test_a_damaged_environment_is_found_and_built_anew(machine: Machine) -> None
     broken = machine.run(XINFER, "engine", "check", "toy_one")
     assert broken.returncode == 1
     assert "No module named 'toylib'" in broken.stderr
-    assert "xinfer engine install ENGINE --again" in broken.stderr
-    again = machine.run(*machine.install("toy_one", "--again"))
+    assert "Build it again: xinfer engine install toy_one --again" in broken.stderr
+    again = machine.run(*machine.install("toy_one"))
     assert again.returncode == 0, again.stderr
+    assert "is there, but broken, and is built again" in again.stderr
+    (unused,) = machine.store.folder(row["name"]).rglob("dateutil/zoneinfo/rebuild.py")
+    unused.unlink()
+    holey = machine.run(XINFER, "engine", "check", "toy_one")
+    assert holey.returncode == 1
+    assert "files of its packages are missing" in holey.stderr
+    assert str(unused) in holey.stderr
+    assert machine.run(*machine.install("toy_one")).returncode == 0
     assert machine.run(XINFER, "engine", "check", "toy_one").returncode == 0
     assert [row["name"]] == [row["name"] for row in machine.environments()]
+
+
+def test_an_environment_whose_python_is_gone_is_found_and_built_anew(machine: Machine) -> None:
+    words = ("toy_one", "--package", "h11", "--package", "toylib>1,<3")
+    assert machine.run(*machine.install(*words)).returncode == 0
+    (row,) = machine.environments()
+    python = machine.store.python(row["name"])
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert [row["state"] for row in machine.environments()] == ["broken"]
+    (checked,) = json.loads(machine.run(XINFER, "engine", "check", "--json").stdout)
+    assert (checked["name"], checked["ok"]) == (row["name"], False)
+    assert checked["reason"].endswith("-> /nowhere/python3")
+    broken = machine.run(XINFER, "engine", "check", "toy_one")
+    assert broken.returncode == 1
+    assert "xinfer engine install toy_one --again --package h11 --package 'toylib>1,<3'" in broken.stderr
+    assert machine.run(*machine.install(*words)).returncode == 0
+    assert machine.run(XINFER, "engine", "check", row["name"]).returncode == 0
+
+
+def test_an_environment_in_use_is_ready_for_others_too_and_is_not_replaced(machine: Machine) -> None:
+    assert machine.run(*machine.install("toy_one")).returncode == 0
+    assert machine.run(*machine.install("toy_one", "--package", "h11")).returncode == 0
+    (used,) = [row["name"] for row in machine.environments() if not row["extra"]]
+    with machine.store.lock(used) as replica:
+        assert replica.try_shared()
+        assert "is ready" in machine.run(*machine.install("toy_one")).stdout
+        refused = machine.run(*machine.install("toy_one", "--again"))
+        assert refused.returncode == 1
+        assert "cannot be built again while something runs in it" in refused.stderr
+        removed = machine.run(XINFER, "engine", "remove", "toy_one")
+        assert removed.returncode == 1
+        assert f"{used} cannot be removed: replicas run in it" in removed.stderr
+        assert [row["name"] for row in machine.environments()] == [used], "the other one is gone"
+
+
+def test_an_environment_stays_until_the_one_that_replaces_it_is_ready(machine: Machine) -> None:
+    assert machine.run(*machine.install("toy_one")).returncode == 0
+    (row,) = machine.environments()
+    wheels, machine.wheels = machine.wheels, machine.home / "no wheels"
+    machine.wheels.mkdir()
+    failed = machine.run(*machine.install("toy_one", "--again"))
+    assert failed.returncode == 1
+    assert "toylib" in failed.stderr
+    assert "No solution found" in machine.store.log(row["name"]).read_text()
+    assert machine.environments() == [row]
+    assert machine.run(XINFER, "engine", "check").returncode == 0
+    machine.wheels = wheels
+    assert machine.run(*machine.install("toy_one", "--again")).returncode == 0
+    (newer,) = machine.environments()
+    assert newer["built_at"] > row["built_at"]
+    assert list((machine.store.root / ".replaced").iterdir()) == []
+
+
+def test_a_replacement_that_is_killed_leaves_the_environment_that_was_there(machine: Machine, gate: Path) -> None:
+    first = machine.start(*machine.install("toy_one"))
+    until_checked(gate).close()
+    assert first.wait(PATIENCE_S) == 0, first.communicate()
+    (row,) = machine.environments()
+    builder = machine.start(*machine.install("toy_one", "--again"))
+    until_checked(gate).close()  # is it still whole?
+    door = until_checked(gate)
+    builder.kill()
+    builder.communicate(timeout=PATIENCE_S)
+    first.communicate()
+    (orphan,) = checks_in(machine)
+    door.close()
+    orphan.wait(PATIENCE_S)
+    assert machine.store.find(row["name"]) is None
+    machine.store.sweep()  # as a worker does when it starts
+    assert machine.environments() == [row]
 
 
 def test_a_log_shows_how_far_a_build_is(machine: Machine, gate: Path) -> None:
@@ -169,7 +248,7 @@ def test_two_who_build_the_same_at_once_build_it_once(machine: Machine, gate: Pa
     first = machine.start(*machine.install("toy_one"))
     door = until_checked(gate)
     second = machine.start(*machine.install("toy_one"))
-    assert second.poll() is None
+    assert "toy_one" in second.stderr.readline(), "it has begun while the first one builds"
     door.close()
     for process in (first, second):
         said, complaints = process.communicate(timeout=PATIENCE_S)
@@ -198,10 +277,11 @@ def test_a_build_that_is_killed_leaves_nothing_that_is_used_and_is_made_again(ma
     assert [row["state"] for row in machine.environments()] == ["ready"]
 
 
-def test_ctrl_c_ends_a_build_and_what_it_started(machine: Machine, gate: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_and_the_like_end_a_build_and_what_it_started(machine: Machine, gate: Path, number: int) -> None:
     builder = machine.start(*machine.install("toy_one"))
     door = until_checked(gate)
-    builder.send_signal(signal.SIGINT)
+    builder.send_signal(number)
     _, complaints = builder.communicate(timeout=PATIENCE_S)
     assert builder.returncode == 130
     assert "Nothing half-built is used" in complaints

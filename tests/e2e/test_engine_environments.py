@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import signal
+import venv
 from pathlib import Path
 
 import pytest
@@ -125,10 +126,23 @@ def test_an_environment_that_cannot_be_had_fails_the_launch_with_the_reason(site
     assert "build.log" in message
 
 
+def test_a_python_that_cannot_run_it_fails_the_launch_with_the_reason(site):
+    venv.create(site.root / "bare", with_pip=False)
+    body = {"model_name": "echo", "model_engine": "toy_one", "model_uid": "bare", "gpumem": 64}
+    refused = site.call("POST", "/v1/models", json=body | {"environment": str(site.root / "bare")})
+    assert refused.status_code == 500
+    message = refused.json()["error"]["message"]
+    assert "/bare/bin/python cannot run toy_one: ModuleNotFoundError" in message
+    assert "attempts" not in message, "it was never started as a replica"
+    site.terminate("bare")
+
+
 def test_an_operator_builds_on_every_worker(site, wait):
     begun = site.call("POST", "/v1/engines/toy_two/install", json={"packages": ["toylib==1.0"]})
     assert begun.status_code == 202
     wait(lambda: site.get("/v1/engines/toy_two/install")["done"], "it is built")
+    site.call("POST", "/v1/engines/toy_one/install", json={}).raise_for_status()
+    wait(lambda: site.get("/v1/engines/toy_one/install")["done"], "it is there, and in use")
     (builds,) = site.get("/v1/engines/toy_two/install")["workers"].values()
     assert (builds[-1]["state"], builds[-1]["progress"]) == ("ready", 1.0)
     assert site.call("POST", "/v1/engines/toy_two/install/cancel").status_code == 404
@@ -142,7 +156,10 @@ def test_an_operator_builds_on_every_worker(site, wait):
     [
         ({"environment": "here"}, "environment"),
         ({"python": "python3"}, "python"),
+        ({"python": "/usr/bin/python3\0"}, "python"),
+        ({"environment": "/opt/\0"}, "environment"),
         ({"virtual_env_packages": ["--index-url=x"]}, "virtual_env_packages"),
+        ({"virtual_env_packages": ["toylib==latest"]}, "virtual_env_packages"),
         ({"virtual_env_packages": ["toylib"], "enable_virtual_env": False}, "virtual_env_packages"),
         ({"environment": "own", "enable_virtual_env": False}, "enable_virtual_env"),
         ({"model_engine": "echo", "environment": "own"}, "model_engine"),

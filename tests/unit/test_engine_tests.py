@@ -49,6 +49,19 @@ def test_who_skips_for_want_of_its_engine_has_failed(tool, tmp_path):
     assert "no_such_engine" in skipped[0]
 
 
+def test_an_engine_that_no_test_is_for_has_failed(tool, tmp_path, monkeypatch):
+    for_others = "import pytest\n@pytest.mark.parametrize('case', [])\ndef test_of_others(case): ...\n"
+    (tmp_path / "tests" / "e2e").mkdir(parents=True)
+    for file in tool.CONTRACT:
+        (tmp_path / "tests" / "e2e" / file).write_text(for_others)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool.Session, "_build", lambda *_: Path(sys.executable))
+    session = tool.Session(tmp_path / "home", [])
+    session.test("misspelt")
+    assert [step.complaints for step in session.steps] == [[tool.NO_TESTS], [tool.NO_TESTS]]
+
+
 def test_what_takes_too_long_is_interrupted_so_that_it_can_clear_up(tool):
     waits = (
         "import signal\ntry: print('begun', flush=True); signal.pause()\nexcept KeyboardInterrupt: print('cleared up')"

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xinfer.engines.base import Available, Requirements, distribution
+from xinfer.engines.base import Available, Requirements
 from xinfer.engines.sglang.requirements import REQUIREMENTS as SGLANG
 from xinfer.engines.vllm.requirements import REQUIREMENTS as VLLM
 from xinfer.errors import EnvironmentFailed, InvalidRequest
+from xinfer.packages import distribution, spelled
 from xinfer.spec import EnvironmentRequest
 from xinfer.worker.environments.choice import Build, Choice, Foreign, Own, Ready, choose
 from xinfer.worker.environments.plan import EnvironmentPlan, Machine, merged, plan_environment
@@ -57,11 +58,11 @@ def test_the_name_is_decided_by_everything_that_ends_up_in_it() -> None:
 
 
 def test_an_extra_package_replaces_what_the_engine_says_of_the_same_one() -> None:
-    assert plan(CUDA, "Torch==2.14").packages == ("toy", "Torch==2.14")
+    assert plan(CUDA, "Torch==2.14").packages == ("toy", "torch==2.14")
     replaced = plan(CPU, "odd==2", "torch_vision")
     assert replaced.without_dependencies == ()
     assert replaced.exclude == ()
-    assert replaced.packages == ("toy-cpu", "odd==2", "torch_vision")
+    assert replaced.packages == ("toy-cpu", "odd==2", "torch-vision")
 
 
 def test_what_is_given_as_it_is_goes_before_what_was_resolved() -> None:
@@ -82,11 +83,41 @@ def test_names_of_packages_are_found(requirement: str, name: str) -> None:
     assert distribution(requirement) == name
 
 
-@pytest.mark.parametrize("text", ["", "--index-url=x", "-r wanted.txt", "wanted.txt", "../here", "a\nb", "/tmp/x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "--index-url=x",
+        "-r wanted.txt",
+        "wanted.txt",
+        "../here",
+        "a\nb",
+        "/tmp/x",
+        "torch transformers",
+        "torch==latest",
+        "torch==2.13.0 # the newest",
+        "torch==",
+        "torch;",
+    ],
+)
 def test_what_is_no_package_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="is no package") as refused:
         distribution(text)
     assert refused.value.param == "virtual_env_packages"
+
+
+@pytest.mark.parametrize(
+    ("written", "spelling"),
+    [
+        ("Flash_Attn >= 2 , < 3", "flash-attn>=2,<3"),
+        (" transformers [torch, vision] ==5.19.0+cpu", "transformers[torch,vision]==5.19.0+cpu"),
+        ("toy==1.*; python_version < '3.13'", "toy==1.*; python_version < '3.13'"),
+        ("Toy @ file:///wheels/toy-1-py3-none-any.whl", "toy @ file:///wheels/toy-1-py3-none-any.whl"),
+    ],
+)
+def test_one_meaning_has_one_spelling_and_so_one_environment(written: str, spelling: str) -> None:
+    assert spelled(written) == spelled(spelling) == spelling
+    assert plan(CPU, written, "h11").name == plan(CPU, "H11", spelling).name
 
 
 @given(st.text(max_size=40))

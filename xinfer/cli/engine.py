@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shlex
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +17,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from xinfer.cli import query
-from xinfer.cli.screen import err, out
-from xinfer.errors import EnvironmentFailed, InvalidRequest, NotFound
+from xinfer.cli.screen import complain, err, out
+from xinfer.errors import Conflict, EnvironmentFailed, InvalidRequest, NotFound, describe
 from xinfer.settings import Settings
 
 # The worker's modules are imported where they are used: they bring the drivers of accelerators in, and --help is quick.
@@ -77,7 +79,8 @@ def install(
     xinfer engine install vllm --find-links ./wheels --no-index   [dim]# without a network[/]
 
     Packages come from where pip gets them (pip's configuration), or from where UV_INDEX, UV_FIND_LINKS, ... say.
-    Ctrl-C leaves nothing half-built, and what was downloaded is kept for the next time.
+    Ctrl-C leaves nothing half-built, and what was downloaded is kept for the next time. One that is there is checked,
+    and built again if it does not work any more.
     """
     from xinfer.worker.environments.sources import sources  # noqa: PLC0415
 
@@ -85,13 +88,12 @@ def install(
         raise InvalidRequest(f"--accelerator is cuda or cpu, not {accelerator!r}")
     here = _environments(accelerator)
     plan = here.plan(engine, package or ())
-    if again and plan.name in here.store.names():
-        here.remove(plan.name)
+    again = again or _is_broken(here, plan.name)
     started = time.monotonic()
     folders = [folder.absolute() for folder in find_links or ()]
     try:
-        with _BuildBar(engine) if err.is_terminal else _build_lines(engine) as show_progress:
-            record = asyncio.run(here.build(plan, sources(folders, index=index), show_progress))
+        with _ends_as_by_ctrl_c(), _BuildBar(engine) if err.is_terminal else _build_lines(engine) as show_progress:
+            record = asyncio.run(here.build(plan, sources(folders, index=index), show_progress, again=again))
     except KeyboardInterrupt:
         err.print("\nInterrupted. Nothing half-built is used; the same command goes on with what was downloaded.")
         raise typer.Exit(130) from None
@@ -107,9 +109,16 @@ def remove(
 ) -> None:
     """Remove environments, unless replicas run in them."""
     here = _environments()
+    kept: list[str] = []
     for one in _chosen(here.store, name):
-        here.remove(one)
-        out.print(f"Removed {escape(one)}.")
+        try:
+            here.remove(one)
+        except (Conflict, OSError) as error:
+            kept.append(describe(error))
+        else:
+            out.print(f"Removed {escape(one)}.")
+    if kept:
+        raise Conflict("\n".join(kept))
 
 
 @commands.command()
@@ -120,23 +129,27 @@ def check(
     *,
     as_json: Json = False,
 ) -> None:
-    """Import each environment's engine in it, as a replica would. Exit status 1: one of them does not work."""
+    """Import each environment's engine in it, as a replica would, and look for missing files.
+
+    Exit status 1: one of them does not work.
+    """
     here = _environments()
-    found = [record for one in _chosen(here.store, name) if (record := here.store.find(one)) is not None]
-    reasons: dict[str, str] = {}
-    for record in found:
-        try:
-            asyncio.run(here.check(record))
-        except EnvironmentFailed as error:
-            reasons[record.name] = error.message
+    found = [record for one in _chosen(here.store, name) if (record := here.store.built(one)) is not None]
+    if name is not None and not found:
+        raise NotFound(f"no environment of {name!r} is finished; xinfer engine install builds one")
+    try:
+        reasons = {record.name: _what_is_broken(here, record) for record in found}
+    except OSError as error:
+        raise EnvironmentFailed(f"the environments here cannot be checked: {error}") from None
     if as_json:
-        out.print_json(data=[{"name": one.name, "ok": one.name not in reasons} for one in found])
+        out.print_json(data=[{"name": one, "ok": not reason, "reason": reason} for one, reason in reasons.items()])
     else:
         for record in found:
-            out.print(f"[red]broken[/] {record.name}" if record.name in reasons else f"[green]works[/]  {record.name}")
-        for one, reason in reasons.items():
-            err.print(f"{escape(one)}: {escape(reason)}\nBuild it anew: xinfer engine install ENGINE --again")
-    if reasons:
+            out.print(f"[red]broken[/] {record.name}" if reasons[record.name] else f"[green]works[/]  {record.name}")
+        for record in found:
+            if reason := reasons[record.name]:
+                complain(f"{record.name}: {reason}", f"Build it again: {_command_for(here, record)}")
+    if any(reasons.values()):
         raise typer.Exit(1)
 
 
@@ -155,6 +168,36 @@ def _environments(accelerator: str | None = None) -> Any:
     return Environments(settings.home, found)
 
 
+def _what_is_broken(here: Any, record: Any) -> str:
+    """Why an environment does not work; empty: it does."""
+    try:
+        asyncio.run(here.check(record))
+    except EnvironmentFailed as error:
+        return error.message
+    return ""
+
+
+def _is_broken(here: Any, name: str) -> bool:
+    """Whether an environment is there and does not work; says why, for it is built again."""
+    record = here.store.find(name)
+    try:
+        reason = record and _what_is_broken(here, record)
+    except OSError:
+        return False  # it cannot be looked at, and so cannot be built: the build says so
+    if reason:
+        err.print(f"{name} is there, but broken, and is built again: {reason}", markup=False, soft_wrap=True)
+    return bool(reason)
+
+
+def _command_for(here: Any, record: Any) -> str:
+    """The command that builds this very environment again."""
+    words = ["xinfer", "engine", "install", record.engine, "--again"]
+    words += [word for package in record.extra for word in ("--package", package)]
+    if record.machine.accelerator != here.machine.accelerator:
+        words += ["--accelerator", record.machine.accelerator]
+    return shlex.join(words)
+
+
 def _chosen(store: Any, name: str | None) -> list[str]:
     names: list[str] = store.names()
     chosen = [one for one in names if name in (None, one, one.rpartition("-")[0])]
@@ -166,10 +209,12 @@ def _chosen(store: Any, name: str | None) -> list[str]:
 def _environment_row(here: Any, name: str) -> dict[str, Any]:
     record = here.store.find(name)
     if record is None:
-        return {"name": name, "state": "being built" if here.store.is_used(name) else "unfinished"}
+        unfinished = "unfinished" if here.store.built(name) is None else "broken"
+        return {"name": name, "state": "being built" if here.store.is_used(name) else unfinished}
     row: dict[str, Any] = msgspec.to_builtins(record)
     users = here.users(name)
-    return row | {"state": "in use" if users or here.store.is_used(name) else "ready", "used_by": users}
+    idle = "ready" if here.is_current(record) or record.machine != here.machine else "outdated"
+    return row | {"state": "in use" if users or here.store.is_used(name) else idle, "used_by": users}
 
 
 def _environments_table(rows: list[dict[str, Any]]) -> Table:
@@ -184,6 +229,19 @@ def _environments_table(rows: list[dict[str, Any]]) -> Table:
         cells = (row["name"], row.get("version", ""), row["state"], str(row.get("size_mib", "")), built)
         table.add_row(*cells, *(escape(", ".join(row.get(column, ()))) for column in lists))
     return table
+
+
+@contextlib.contextmanager
+def _ends_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, and the end of the terminal, mean the same: else the installer would go on without anybody waiting."""
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _BuildBar(Progress):

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from xinfer.cli.screen import err
 from xinfer.client import Client, LaunchProgress
+from xinfer.errors import NotFound
 
 
 class LeftRunning(Exception):
@@ -19,12 +20,14 @@ def follow_launch(client: Client, uid: str) -> LaunchProgress:
     Ctrl-C asks whether to cancel; another one (or no terminal to answer from) stops watching.
 
     Raises:
-        LeftRunning: the launch was cancelled, or goes on without us.
-        XinferError: the server does not know the launch any more, or does not answer.
+        LeftRunning: the launch was cancelled, by us or by others, or goes on without us.
+        XinferError: the server does not answer.
     """
     while True:
         try:
             return _show(client, uid)
+        except NotFound:
+            raise LeftRunning(f"{uid} was terminated before it was ready.") from None
         except KeyboardInterrupt:
             if _asked_to_cancel(uid):
                 client.cancel(uid)

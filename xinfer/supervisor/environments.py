@@ -3,8 +3,8 @@
 from pathlib import PurePosixPath
 from typing import Literal
 
-from xinfer.engines.base import distribution
 from xinfer.errors import InvalidRequest
+from xinfer.packages import spelled
 from xinfer.protocol import LaunchRequest
 from xinfer.spec import EnvironmentRequest
 
@@ -22,9 +22,7 @@ def environment_request(request: LaunchRequest) -> EnvironmentRequest:
         InvalidRequest: it cannot be meant, or its words say different things; names the field.
     """
     mode, python = _mode(request), _python(request)
-    packages = tuple(sorted({package.strip() for package in request.virtual_env_packages}))
-    for package in packages:
-        distribution(package)
+    packages = tuple(sorted({spelled(package) for package in request.virtual_env_packages}))
     if packages and python:
         raise InvalidRequest(
             "'virtual_env_packages' are for environments that xinfer builds, and the launch names a Python of its own; "
@@ -57,17 +55,22 @@ def _mode(request: LaunchRequest) -> Mode:
 def _python(request: LaunchRequest) -> str:
     """The interpreter that a launch names, itself or by the folder of its virtual environment."""
     folder = request.environment if request.environment and request.environment not in MODES else None
-    if folder is not None and not PurePosixPath(folder).is_absolute():
+    if folder is not None and not _is_path(folder):
         raise InvalidRequest(
             f"'environment' is auto, none, own, or the absolute path of a virtual environment on the workers, "
             f"not {folder!r}",
             param="environment",
         )
     python = request.python or ""
-    if python and not PurePosixPath(python).is_absolute():
+    if python and not _is_path(python):
         raise InvalidRequest(
             f"'python' is the absolute path of an interpreter on the workers, not {python!r}", param="python"
         )
     if python and (request.environment or request.enable_virtual_env is not None):
         raise InvalidRequest("'python' goes without 'environment' and 'enable_virtual_env'", param="python")
     return python or (str(PurePosixPath(folder) / "bin" / "python") if folder else "")
+
+
+def _is_path(text: str) -> bool:
+    """Whether it is an absolute path, of characters that paths can have."""
+    return PurePosixPath(text).is_absolute() and "\0" not in text

@@ -18,8 +18,9 @@ import msgspec
 from xinfer.catalog import located
 from xinfer.catalog.selection import described
 from xinfer.catalog.sources import hub_source, is_here
-from xinfer.engines.base import Engine, NeedsPackages, distribution
+from xinfer.engines.base import Engine, NeedsPackages
 from xinfer.errors import InvalidRequest
+from xinfer.packages import distribution
 from xinfer.protocol import EngineOffer, WorkerHello
 from xinfer.spec import Adapter, Deployment, EnvironmentRequest, ModelSpec, ResourceRequest
 from xinfer.supervisor.capacity import CPU, Ledger, uses_cpu

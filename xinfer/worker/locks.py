@@ -27,6 +27,10 @@ class FileLock:
         """Have it alone, unless anybody holds it."""
         return self._try(fcntl.LOCK_EX)
 
+    def drop(self) -> None:
+        """Let go for now; it can be taken again."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
     def close(self) -> None:
         """Let go; processes that inherited it still hold it."""
         if self.descriptor >= 0:

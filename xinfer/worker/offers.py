@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from xinfer import plugins
-from xinfer.engines.base import distribution
 from xinfer.errors import XinferError, describe
+from xinfer.packages import distribution
 from xinfer.protocol import EngineOffer
 from xinfer.worker.environments.here import Environments, available_here
 

@@ -2,5 +2,5 @@
 
 ``plan`` says what an environment holds and ``choice`` which Python a replica runs on (both pure); ``sources`` says
 where packages come from; ``store`` looks after what is there; ``build`` makes one, and ``builds`` makes each once for
-all replicas that wait for it.
+all replicas that wait for it; ``whole`` finds damaged ones, and ``trial`` what is wrong with a Python that is not ours.
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from xinfer.engines.base import Available
-from xinfer.errors import EnvironmentFailed
+from xinfer.errors import Conflict, EnvironmentFailed
 from xinfer.processes import read_record, write_atomically, write_record
 from xinfer.worker.environments.interpreter import Interpreter, interpreter_of
 from xinfer.worker.environments.plan import EnvironmentPlan, merged
@@ -43,24 +43,43 @@ class BuildStage(msgspec.Struct, frozen=True):
 
 
 async def build(
-    store: EnvironmentStore, plan: EnvironmentPlan, sources: Sources, show: Show, python: Path
+    store: EnvironmentStore, plan: EnvironmentPlan, sources: Sources, show: Show, python: Path, *, again: bool = False
 ) -> EnvironmentRecord:
     """Build the environment, unless it is there; while another process builds it, wait and show its progress.
 
     Interrupted in whatever way, it leaves nothing that would be used; what was downloaded stays in uv's cache, and the
-    next attempt goes on from there. ``python`` is the interpreter that it is made from.
+    next attempt goes on from there.
+
+    Args:
+        store: where it is kept.
+        plan: what it holds.
+        sources: where packages come from.
+        show: told how far it is.
+        python: the interpreter that it is made from.
+        again: build it also where it is there; that one stays until the new one is ready.
 
     Raises:
         EnvironmentFailed: it could not be built, or does not work; says why. OutOfDisk: for lack of room.
+        Conflict: it is to be built again while something runs in it.
     """
     try:
         with store.lock(plan.name) as lock:
             while not lock.try_exclusive():
+                if (ready := _shared(store, plan, lock)) is not None:
+                    if again:
+                        raise Conflict(f"the environment {plan.name} cannot be built again while something runs in it")
+                    return ready
                 _show_other(store, plan, show)
                 await asyncio.sleep(WAIT_S)
+            store.settle(plan.name)
             if (ready := store.find(plan.name)) is not None:
-                return ready
-            return await _Build(store, plan, sources, show, lock).run(python)
+                if not again:
+                    return ready
+                store.set_aside(plan.name)
+            try:
+                return await _Build(store, plan, sources, show, lock).run(python)
+            finally:
+                store.settle(plan.name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise out_of_disk(store, plan) from None
@@ -82,6 +101,15 @@ def out_of_disk(store: EnvironmentStore, plan: EnvironmentPlan) -> OutOfDisk:
         "MiB free. Free some, or set XINFER_HOME (and UV_CACHE_DIR, where packages are unpacked first) to a larger "
         "disk; what was downloaded is kept"
     )
+
+
+def _shared(store: EnvironmentStore, plan: EnvironmentPlan, lock: FileLock) -> EnvironmentRecord | None:
+    """The environment, if it is ready: nobody builds it who has the lock, but replicas run in it."""
+    if store.find(plan.name) is not None and lock.try_shared():
+        if (ready := store.find(plan.name)) is not None:
+            return ready
+        lock.drop()
+    return None
 
 
 def _existing(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """What this machine and this installation bring into a plan."""
 
+import asyncio
 import importlib.metadata
 import platform
 import sys
@@ -11,14 +12,15 @@ from typing import Any
 from xinfer import plugins
 from xinfer.devices import Device
 from xinfer.engines.base import Available, Requirements
-from xinfer.errors import Conflict, EnvironmentFailed, InvalidRequest, describe
+from xinfer.errors import Conflict, EnvironmentFailed, InvalidRequest, XinferError, describe
 from xinfer.processes import read_record
 from xinfer.protocol import LAUNCH_FILE, LaunchOrder
 from xinfer.worker.environments.build import build, probe
 from xinfer.worker.environments.plan import EnvironmentPlan, Machine, plan_environment
 from xinfer.worker.environments.sources import Sources
-from xinfer.worker.environments.store import EnvironmentRecord, EnvironmentStore
+from xinfer.worker.environments.store import VENV, EnvironmentRecord, EnvironmentStore
 from xinfer.worker.environments.uv import Show
+from xinfer.worker.environments.whole import missing_files
 from xinfer.worker.folders import process_in
 
 DISTRIBUTION = "xinfer"
@@ -98,11 +100,18 @@ class Environments:
     def usable(self) -> list[EnvironmentRecord]:
         """The environments that are ready and made for this machine, the best to take first.
 
-        Of one engine, those without additional packages come before those that were made for one model; then the
-        newest.
+        Of one engine, those that it would get today come before those from earlier requirements, and those without
+        additional packages before those that were made for one model; then the newest.
         """
         fitting = [one for one in self.store.ready() if one.machine == self.machine]
-        return sorted(fitting, key=lambda record: bool(record.extra))
+        return sorted(fitting, key=lambda record: (not self.is_current(record), bool(record.extra)))
+
+    def is_current(self, record: EnvironmentRecord) -> bool:
+        """Whether it is what would be built today: its engine, or xinfer, may need other packages by now."""
+        try:
+            return self.plan(record.engine, record.extra).name == record.name
+        except XinferError:
+            return False  # the engine is gone, or needs none any more
 
     def users(self, name: str) -> list[str]:
         """The replicas that run in an environment, of whichever worker of this home."""
@@ -122,24 +131,41 @@ class Environments:
             NotFound: there is none of that name.
             Conflict: replicas run in it, or it is being built; says which.
         """
-        users = self.users(name)
-        if users:
-            raise Conflict(
-                f"the environment {name} cannot be removed: {', '.join(users)} run{'s' * (len(users) == 1)} in it"
-            )
+        self._require_unused(name, "removed")
         self.store.remove(name)
 
-    async def build(self, plan: EnvironmentPlan, where: Sources, show: Show) -> EnvironmentRecord:
+    async def build(
+        self, plan: EnvironmentPlan, where: Sources, show: Show, *, again: bool = False
+    ) -> EnvironmentRecord:
         """Build it, unless it is there. See ``build``."""
-        return await build(self.store, plan, where, show, Path(sys.executable))
+        if again:
+            self._require_unused(plan.name, "built again")
+        return await build(self.store, plan, where, show, Path(sys.executable), again=again)
 
     async def check(self, record: EnvironmentRecord) -> Available:
-        """Import an engine in its environment, as a replica would.
+        """Import an engine in its environment, as a replica would, and see that no file of it is missing.
 
         Raises:
             EnvironmentFailed: it does not work; ends with what Python said.
+            OSError: the home is not writable.
         """
+        python = self.store.python(record.name)
+        if not python.exists():
+            raise EnvironmentFailed(f"its Python is gone: {python}" + f" -> {python.readlink()}" * python.is_symlink())
         with self.store.lock(record.name) as lock:
             if not lock.try_shared():
                 raise EnvironmentFailed(f"{record.name} is being built or removed")
-            return await probe(self.store, record.name, record.engine, record.imports, lock.descriptor)
+            try:
+                found = await probe(self.store, record.name, record.engine, record.imports, lock.descriptor)
+            except OSError as error:
+                raise EnvironmentFailed(f"its Python cannot be started: {describe(error)}") from error
+            if missing := await asyncio.to_thread(missing_files, self.store.folder(record.name) / VENV):
+                raise EnvironmentFailed(missing)
+            return found
+
+    def _require_unused(self, name: str, what: str) -> None:
+        users = self.users(name)
+        if users:
+            raise Conflict(
+                f"the environment {name} cannot be {what}: {', '.join(users)} run{'s' * (len(users) == 1)} in it"
+            )

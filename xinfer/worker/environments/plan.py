@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from xinfer.engines.base import Requirements, distribution, normalized
+from xinfer.engines.base import Requirements
 from xinfer.errors import InvalidRequest
+from xinfer.packages import distribution, normalized, spelled
 
 DIGEST_LENGTH = 12
 
@@ -73,7 +74,7 @@ def plan_environment(
         why = "needs no environment of its own" if not alternatives else f"has none for {_in_words(machine)}"
         raise InvalidRequest(f"the engine {engine!r} {why}", param="model_engine")
     wanted = fitting[0]
-    extra = tuple(sorted({package.strip() for package in extra}))
+    extra = tuple(sorted({spelled(package) for package in extra}))
     asked = {distribution(package) for package in extra}
     return EnvironmentPlan(
         engine=engine,

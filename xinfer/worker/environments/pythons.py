@@ -1,14 +1,14 @@
 """The Python of each replica of a worker: found, or built first, and held until the replica holds it itself."""
 
 import asyncio
-import os
+from pathlib import Path
 
-from xinfer.errors import EnvironmentFailed
 from xinfer.spec import Deployment
 from xinfer.worker.environments.builds import Builds
 from xinfer.worker.environments.choice import Build, Choice, Foreign, Own, Ready, choose
 from xinfer.worker.environments.here import Environments, available_here, find_engine
 from xinfer.worker.environments.interpreter import Interpreter, foreign
+from xinfer.worker.environments.trial import require_program, try_out
 from xinfer.worker.environments.uv import Show
 from xinfer.worker.locks import FileLock, Held
 
@@ -40,9 +40,11 @@ class ReplicaPythons:
     def __init__(self, environments: Environments, builds: Builds) -> None:
         self._environments = environments
         self._builds = builds
+        self._tried: set[tuple[Path, str]] = set()
+        """Interpreters that launches named and that have shown that they can run an engine."""
 
     def ready(self, deployment: Deployment) -> HeldPython | None:
-        """The Python, if it is there; None: ``built`` has to wait for it.
+        """The Python, if it is there; None: ``built`` has to wait for it, or to try it out.
 
         Raises:
             EnvironmentFailed: there is none, and none may be built.
@@ -62,6 +64,8 @@ class ReplicaPythons:
             if isinstance(choice, Build):
                 await self._builds.built(choice.plan, show)
                 choice = Ready(choice.plan.name)
+            if isinstance(choice, Foreign):
+                await self._try(choice.python, deployment)
             held = self._held(choice, deployment)
             if held is not None:
                 return held
@@ -83,8 +87,9 @@ class ReplicaPythons:
             case Own():
                 return HeldPython()
             case Foreign(python):
-                if not os.access(python, os.X_OK):
-                    raise EnvironmentFailed(f"there is no Python at {python} on this worker")
+                require_program(python)
+                if (python, deployment.engine) not in self._tried:
+                    return None
                 return HeldPython(foreign(store, python, deployment.envs))
             case Ready(name):
                 lock = store.lock(name)
@@ -95,3 +100,8 @@ class ReplicaPythons:
                 return None
             case Build():
                 return None
+
+    async def _try(self, python: Path, deployment: Deployment) -> None:
+        require_program(python)
+        await try_out(foreign(self._environments.store, python, deployment.envs), deployment.engine)
+        self._tried.add((python, deployment.engine))

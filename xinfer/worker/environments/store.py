@@ -1,7 +1,8 @@
 """The environments of a home: what is there, who uses it, and its removal.
 
 ``environments/<name>/`` has the venv, the log of its building and, written last, ``environment.json``: without that
-record nothing in the folder counts. ``environments/.locks/<name>`` is held shared by every process that runs in the
+record nothing in the folder counts. While it is built again, the one that it replaces waits in ``.replaced/<name>``,
+and comes back if that fails. ``environments/.locks/<name>`` is held shared by every process that runs in the
 environment and exclusively by whoever builds or removes it. Such a lock is inherited by child processes and dies with
 the last of them, so that neither a ``kill -9`` nor a restarted worker leaves a wrong one behind.
 """
@@ -26,6 +27,7 @@ RECORD_FILE = "environment.json"
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "build.log"
 VENV = "venv"
+REPLACED = ".replaced"
 
 
 class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,9 +75,13 @@ class EnvironmentStore:
         """
         return FileLock(self.root / ".locks" / name)
 
+    def built(self, name: str) -> EnvironmentRecord | None:
+        """What was built under this name, also where something of it is gone since."""
+        return read_record(self.folder(name) / RECORD_FILE, EnvironmentRecord)
+
     def find(self, name: str) -> EnvironmentRecord | None:
         """The environment, if it is ready."""
-        record = read_record(self.folder(name) / RECORD_FILE, EnvironmentRecord)
+        record = self.built(name)
         return record if record is not None and self.python(name).exists() else None
 
     def ready(self) -> list[EnvironmentRecord]:
@@ -85,14 +91,13 @@ class EnvironmentStore:
 
     def names(self) -> list[str]:
         """Every environment, also those of which only a part is there."""
-        with contextlib.suppress(OSError):
-            return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return []
+        return sorted(name for name in _folders(self.root) if not name.startswith("."))
 
     def is_used(self, name: str) -> bool:
-        """Whether a process runs in it, builds it or removes it."""
-        with self.lock(name) as lock:
+        """Whether a process runs in it, builds it or removes it; of a home that is not ours to write to: no."""
+        with contextlib.suppress(OSError), self.lock(name) as lock:
             return not lock.try_exclusive()
+        return False
 
     def remove(self, name: str) -> None:
         """Remove an environment, or what is left of an unfinished one.
@@ -108,6 +113,7 @@ class EnvironmentStore:
                 what = "replicas run in it" if self.find(name) is not None else "it is being built"
                 raise Conflict(f"the environment {name} cannot be removed: {what}")
             self.clear(name)
+            shutil.rmtree(self._aside(name), ignore_errors=True)
 
     def clear(self, name: str) -> None:
         """Remove everything of an environment whose lock the caller holds; its record goes first."""
@@ -115,13 +121,33 @@ class EnvironmentStore:
         (folder / RECORD_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
+    def set_aside(self, name: str) -> None:
+        """Keep an environment, whose lock the caller holds alone, out of the way until it is replaced."""
+        aside = self._aside(name)
+        aside.parent.mkdir(exist_ok=True)
+        self.folder(name).rename(aside)
+
+    def settle(self, name: str) -> None:
+        """Let go of what was set aside if it is replaced by now, else bring it back. The caller has the lock alone."""
+        aside = self._aside(name)
+        if not aside.is_dir():
+            return
+        if self.find(name) is None:
+            with contextlib.suppress(OSError):  # the log of the attempt to replace it says why that failed
+                self.log(name).replace(aside / LOG_FILE)
+            self.clear(name)
+            aside.rename(self.folder(name))
+        shutil.rmtree(aside, ignore_errors=True)
+
     def sweep(self) -> None:
         """Free the disk of builds that were killed; their packages stay in the installer's cache, and their logs."""
-        for name in self.names():
-            if self.find(name) is None:
+        for name in {*self.names(), *_folders(self.root / REPLACED)}:
+            if self.find(name) is None or self._aside(name).is_dir():
                 with self.lock(name) as lock:
-                    if lock.try_exclusive() and self.find(name) is None:
-                        shutil.rmtree(self.folder(name) / VENV, ignore_errors=True)
+                    if lock.try_exclusive():
+                        self.settle(name)
+                        if self.find(name) is None:
+                            shutil.rmtree(self.folder(name) / VENV, ignore_errors=True)
 
     def own_code(self) -> Path:
         """A folder with nothing in it but this very xinfer: on the path of another Python, it brings nothing else in.
@@ -141,6 +167,15 @@ class EnvironmentStore:
     def write(self, record: EnvironmentRecord) -> None:
         """From now on the environment is ready."""
         write_record(self.folder(record.name) / RECORD_FILE, record)
+
+    def _aside(self, name: str) -> Path:
+        return self.root / REPLACED / name
+
+
+def _folders(parent: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [path.name for path in parent.iterdir() if path.is_dir()]
+    return []
 
 
 def size_mib(folder: Path) -> int:

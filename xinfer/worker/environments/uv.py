@@ -73,7 +73,7 @@ class Uv:
                         log.flush()
                 status = await process.wait()
             finally:
-                await _end(process)
+                await end_group(process)
         if status:
             raise failure(f"uv {arguments[0]} failed", status, "\n".join(last_words))
 
@@ -85,6 +85,7 @@ async def run_python(argv: list[str], env: Mapping[str, str], log: Path, lock: i
         EnvironmentFailed: it exits with another status than 0; ends with its last words.
     """
     with log.open("ab") as sink:
+        before = sink.seek(0, os.SEEK_END)
         process = await asyncio.create_subprocess_exec(
             *argv,
             env=dict(env),
@@ -98,9 +99,10 @@ async def run_python(argv: list[str], env: Mapping[str, str], log: Path, lock: i
         try:
             status = await process.wait()
         finally:
-            await _end(process)
+            await end_group(process)
     if status:
-        raise failure("it was built, but does not work", status, log_tail(log, REASON_LINES, REASON_BYTES))
+        said = log_tail(log, REASON_LINES, min(REASON_BYTES, log.stat().st_size - before))
+        raise failure("it was built, but does not work", status, said)
 
 
 def failure(what: str, status: int, last_words: str) -> EnvironmentFailed:
@@ -111,7 +113,7 @@ def failure(what: str, status: int, last_words: str) -> EnvironmentFailed:
     return EnvironmentFailed(f"{what} ({how}):\n{last_words}".rstrip())
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_group(process: asyncio.subprocess.Process) -> None:
     """Make sure that it, and whatever it started, has ended."""
     if process.returncode is None:
         _signal(process.pid, signal.SIGTERM)
