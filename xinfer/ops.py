@@ -10,6 +10,8 @@ class Op(StrEnum):
     COMPLETION = "completion"
     MESSAGES = "messages"
     """Anthropic's form of a chat."""
+    COUNT_TOKENS = "count_tokens"
+    """How many tokens a chat of that form has."""
     RESPONSES = "responses"
     """OpenAI's newer form of a chat."""
     TOKENIZE = "tokenize"
@@ -40,7 +42,7 @@ class Kind(StrEnum):
 GENERATIVE_KINDS = frozenset({Kind.LLM, Kind.VISION_LANGUAGE})
 """Those that write text, and keep the keys and values of what they have read."""
 
-_TEXT_OPS = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
+_TEXT_OPS = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
     Kind.LLM: _TEXT_OPS,
     Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),

@@ -164,11 +164,13 @@ def log_tail(path: Path, lines: int = 20, limit: int = 64 * 1024) -> str:
         return ""
 
 
-def first_error(path: Path, limit: int = 256 * 1024) -> str:
+def first_error(path: Path, since: int = 0, limit: int = 256 * 1024) -> str:
     """The first exception that a log has at the level ERROR, in its last ``limit`` bytes; empty if there is none.
 
-    Where several processes fail one after the other, the first one says why.
+    Where several processes fail one after the other, the first one says why. The first ``since`` bytes do not count.
     """
+    with contextlib.suppress(OSError):
+        limit = min(limit, max(0, path.stat().st_size - since))
     found = _LOGGED_ERROR.search(log_tail(path, limit, limit))
     return found[1] if found else ""
 

@@ -231,6 +231,8 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why a replica could not load its engine (``failure.json``); written before its process ends."""
 
     reason: str
+    logged_well: int = 0
+    """Bytes of its log from when it still served: what these say of errors was about requests."""
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,20 +42,17 @@ def computing(processes: list[psutil.Process]) -> psutil.Process:
     return max(processes, key=lambda process: process.memory_info().rss)
 
 
-LEAVES_SOCKETS = frozenset({"vllm"})
-"""Its ZeroMQ sockets stay among the temporary files, each an empty file, whatever ends it."""
 SHARED_MEMORY = re.compile(r"/dev/shm/\S+")
 
 
-def traces(processes: list[psutil.Process], case: Case) -> set[Path]:
+def traces(processes: list[psutil.Process]) -> set[Path]:
     """Files in shared memory and sockets that these processes have."""
     found: set[Path] = set()
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             found |= {Path(name) for name in SHARED_MEMORY.findall(maps)}
-            if case.name not in LEAVES_SOCKETS:
-                found |= {Path(end.laddr) for end in process.net_connections("unix") if end.laddr}
+            found |= {Path(end.laddr) for end in process.net_connections("unix") if end.laddr}
     return {path for path in found if path.is_absolute() and path.exists()}
 
 
@@ -111,7 +108,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_nothing(server, case,
 @pytest.mark.parametrize("victim", ["the engine", "the replica"])
 def test_killed_in_the_middle_it_ends_all_streams_with_an_error_and_comes_back(server, case, victim):
     processes = family(server)
-    left = traces(processes, case)
+    left = traces(processes)
 
     async def stream(client: openai.AsyncOpenAI, begun: asyncio.Event) -> str:
         try:
@@ -141,7 +138,7 @@ def test_killed_in_the_middle_it_ends_all_streams_with_an_error_and_comes_back(s
 
 def test_terminated_it_leaves_no_process_socket_or_shared_memory(server, case):
     processes = family(server)
-    files, ports = traces(processes, case), doors(processes)
+    files, ports = traces(processes), doors(processes)
     assert ports or files
     server.terminate(UID)
     assert psutil.wait_procs(processes, timeout=30)[1] == []
@@ -157,7 +154,7 @@ def test_terminated_it_leaves_no_process_socket_or_shared_memory(server, case):
 def test_a_server_that_is_stopped_while_it_answers_leaves_nothing(server, case):
     """The last one of this module: it ends the server."""
     processes = family(server)
-    files = traces(processes, case)
+    files = traces(processes)
     (program,) = server.programs
     with server.client() as client:
         stream = client.chat.completions.create(**story(1800, stream=True))

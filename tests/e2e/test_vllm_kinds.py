@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -73,6 +74,30 @@ def test_documents_in_the_order_of_their_relevance(server, launch):
     found = {result["index"]: result["relevance_score"] for result in ranked}
     assert [score["score"] for score in scores] == pytest.approx([found[0], found[1]], abs=1e-4)
     assert ask(server, "/v1/classify", input="a goose")["data"][0]["num_classes"] == 1
+    objects = [{"text": text} for text in documents]
+    asked = {"query": "What is the capital of France?", "documents": objects, "return_documents": False}
+    bare = ask(server, "/v1/rerank", **asked)["results"]
+    assert [set(result) for result in bare] == [{"index", "relevance_score"}] * 2
+    assert {result["index"]: result["relevance_score"] for result in bare} == pytest.approx(found, abs=1e-4)
+
+
+def test_a_chat_in_the_words_of_other_servers(server, launch):
+    launch(DEMO / "demo-chat")
+    chat = {"messages": [{"role": "user", "content": "Hello!"}], "temperature": 0, "max_tokens": 60}
+    thoughtful = ask(server, "/v1/chat/completions", **chat, enable_thinking=True)["choices"][0]["message"]
+    assert thoughtful["reasoning_content"].strip()
+    assert thoughtful["reasoning_content"] == thoughtful["reasoning"]
+    assert "reasoning_content" not in ask(server, "/v1/chat/completions", **chat)["choices"][0]["message"]
+    for path, asked in (("/v1/chat/completions", chat), ("/v1/completions", {"prompt": "Hello!"})):
+        (choice,) = ask(server, path, **asked, guided_regex="[xyz]{4}")["choices"]
+        assert re.fullmatch("[xyz]{4}", choice.get("text") or choice["message"]["content"])
+    for stream in (False, True):
+        answer = server.call(
+            "POST", "/v1/completions", json={"model": "m", "prompt": "a", "logprobs": 99, "stream": stream}
+        )
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logprobs")
+    read = ask(server, "/v1/messages", messages=chat["messages"], max_tokens=1)["usage"]["input_tokens"]
+    assert ask(server, "/v1/messages/count_tokens", messages=chat["messages"])["input_tokens"] == read
 
 
 def png(colour, side=32):

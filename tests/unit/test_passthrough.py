@@ -164,6 +164,53 @@ def test_an_error_answer_becomes_an_error_of_ours():
     assert raised.value.param == "n"
 
 
+@pytest.mark.parametrize(
+    ("event", "kind", "message"),
+    [
+        (b'data: {"error": {"message": "bad", "param": "logprobs", "code": 400}}', InvalidRequest, "bad"),
+        (b'data: {"error":{"message":"the core died","code":500}}', EngineFailed, "the core died"),
+        (b'data: {"error":{"message":"a word","code":"invalid"}}', EngineFailed, "a word"),
+        (b'data: {"error":{"message":"a number","code":1}}', EngineFailed, "a number"),
+    ],
+)
+def test_a_stream_that_begins_with_an_error_is_an_error_answer(event, kind, message):
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(event + b"\n\n"))
+        await send(body(b"data: [DONE]\n\n", more=False))
+
+    with pytest.raises(kind, match=message):
+        asyncio.run(collect(app))
+
+
+def test_an_error_after_something_was_said_is_passed_on():
+    events = [b'data: {"choices": []}\n\n', b'data: {"error": {"message": "bad", "code": 400}}\n\n']
+
+    async def app(scope, receive, send):
+        await send(start())
+        for event in events:
+            await send(body(event))
+            await asyncio.sleep(0)
+        await send(body(more=False))
+
+    assert asyncio.run(collect(app))[1:] == events
+
+
+def test_what_is_answered_to_an_operation_is_edited():
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"one"))
+        await asyncio.sleep(0)
+        await send(body(b"two", more=False))
+
+    async def main(op):
+        caller = AsgiCaller(app, PATHS, {Op.CHAT: bytes.upper})
+        return [frame async for frame in caller.serve(Call("id-1", op, b"{}", "m"))][1:]
+
+    assert asyncio.run(main(Op.CHAT)) == [b"ONE", b"TWO"]
+    assert asyncio.run(main(Op.COMPLETION)) == [b"one", b"two"]
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_an_application_that_raises_fails_the_call(begun):
     async def app(scope, receive, send):
@@ -171,7 +218,7 @@ def test_an_application_that_raises_fails_the_call(begun):
             await send(start())
             await send(body(b"one"))
             await asyncio.sleep(0)
-        raise RuntimeError("it broke")
+        raise RuntimeError("no answer is possible any more") from ValueError("it broke")
 
     frames = []
 
@@ -179,7 +226,7 @@ def test_an_application_that_raises_fails_the_call(begun):
         async for frame in AsgiCaller(app, PATHS).serve(CALL):
             frames.append(frame)  # noqa: PERF401  what came before the error counts too
 
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailed, match="it broke" if begun else "no answer"):
         asyncio.run(main())
     assert frames == ([Head(200, ((b"content-type", b"text/event-stream"),)), b"one"] if begun else [])
 
@@ -189,6 +236,7 @@ def test_an_application_that_raises_fails_the_call(begun):
     [
         (400, {"error": {"message": "bad", "param": "top_p"}}, InvalidRequest, "bad"),
         (400, {"error": {"message": "This model's maximum context length is 8"}}, ContextOverflow, "maximum context"),
+        (400, {"error": {"message": "of another type", "param": "body.n"}}, InvalidRequest, "of another type"),
         (422, {"detail": [{"msg": "field required"}]}, InvalidRequest, "field required"),
         (404, {"object": "error", "message": "no adapter"}, NotFound, "no adapter"),
         (429, {"error": {"message": "slow down"}}, TooManyRequests, "slow down"),
@@ -200,6 +248,7 @@ def test_what_other_servers_say_keeps_its_meaning(status, answer, kind, message)
     error = refusal(status, json.dumps(answer).encode())
     assert type(error) is kind
     assert message in error.message
+    assert error.param in (None, "n", "top_p")
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>gateway</html>", b"\xff\xfe"])

@@ -289,3 +289,5 @@ def test_the_first_error_of_a_log_is_the_one_that_caused_the_others(tmp_path):
         "RuntimeError: see the root cause above\n"
     )
     assert first_error(log) == "RuntimeError: The size of tensor a (256) must match"
+    assert first_error(log, since=log.read_text().index("(Core")) == "Exception: see the root cause above"
+    assert first_error(log, since=log.stat().st_size) == first_error(log, since=10**9) == ""

@@ -74,6 +74,16 @@ def test_the_engines_own_reason_comes_first(tmp_path: Path) -> None:
     assert found.load_error
 
 
+def test_errors_of_requests_before_it_broke_are_not_taken_for_the_cause(tmp_path: Path) -> None:
+    lines = ("ERROR ValueError: a request asked for 21", "ERROR MemoryError: no room")
+    process = started(tmp_path, f"print({lines[0]!r}); print({lines[1]!r})")
+    assert asyncio.run(process.gone(30))
+    for logged_well, cause in ((0, "ValueError: a request asked for 21"), (len(lines[0]) + 1, "MemoryError: no room")):
+        write_record(tmp_path / FAILURE_FILE, FailureRecord(reason="the core died", logged_well=logged_well))
+        reason = asyncio.run(process.autopsy()).reason
+        assert reason.startswith(f"the core died\nFirst error in its log: {cause}\nLast lines")
+
+
 def test_what_a_dead_process_started_dies_with_it(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

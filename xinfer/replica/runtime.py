@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import time
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
 from xinfer.processes import ProcessId, kill_all, write_record
 from xinfer.protocol import (
     FAILURE_FILE,
+    LOG_FILE,
     PROCESS_FILE,
     FailureRecord,
     LaunchOrder,
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 0.5
 """How often an engine is asked whether it can still serve."""
+CHECKS_REMEMBERED = 4
+"""An engine may log what ends it some checks before it says that it has ended."""
 CLOSE_TIMEOUT_S = 5.0
 """How long the server and the engine may take to close before the process ends without them."""
 
@@ -80,6 +84,8 @@ class Replica:
         self._obedience: Obedience | None = None
         self._server: DataServer | None = None
         self._pool_address = ""
+        self._logged = deque([0], maxlen=CHECKS_REMEMBERED)
+        """How long the log was at the latest checks of the engine; nothing of a load that fails was well."""
 
     @property
     def _follows(self) -> bool:
@@ -132,7 +138,8 @@ class Replica:
         lease.cancel()
         if ended.failure:
             # Before anything that could hang or crash: it is what the user gets to read.
-            write_record(self._directory / FAILURE_FILE, FailureRecord(reason=ended.failure))
+            record = FailureRecord(reason=ended.failure, logged_well=self._logged[0])
+            write_record(self._directory / FAILURE_FILE, record)
         await self._close()
         return ended
 
@@ -269,6 +276,7 @@ class Replica:
         while not (reason := engine.failure()):
             if self._server is not None and self._server.has_served:
                 self._handle(Served())
+            self._logged.append(_size(self._directory / LOG_FILE))
             await asyncio.sleep(ENGINE_CHECK_S)
         if self._follows and self._lifecycle.view.state is ReplicaState.DRAINING:
             return  # the leader is gone, as we expect of it
@@ -312,6 +320,13 @@ def _engine_named(name: str) -> Engine:
         raise LoadFailed(f"there is no engine {name!r} in the environment of this worker{reason}")
     engine: Engine = found()
     return engine
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def end_descendants() -> None:

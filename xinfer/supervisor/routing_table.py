@@ -13,7 +13,7 @@ from xinfer.spec import Adapter, Deployment, ReplicaState
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 from xinfer.supervisor.views import statuses
 
-CHATS = frozenset({Op.CHAT, Op.MESSAGES, Op.RESPONSES})
+CHATS = frozenset({Op.CHAT, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES})
 """What needs a chat template."""
 
 

@@ -10,6 +10,7 @@ from xinfer.errors import NotFound
 from xinfer.processes import ProcessId, log_tail, read_record, write_record
 from xinfer.protocol import LAUNCH_FILE, LOG_FILE, PROCESS_FILE, LaunchOrder, ProcessRecord
 from xinfer.worker.enforce.hami_core import remove_region
+from xinfer.worker.sockets import remove_sockets
 
 KEPT_FAILURES = 20
 """Folders of failed processes that a worker keeps, the latest ones, for their logs."""
@@ -46,6 +47,7 @@ class ReplicaFolders:
             else:
                 remove_socket(folder)
                 remove_region(folder.name)
+                remove_sockets(folder.name)
 
     def bury(self, folder: Path, *, failed: bool) -> None:
         """A process is gone: remove its folder, or keep it if it failed, as the only one of its replica."""

@@ -182,7 +182,7 @@ class ReplicaProcess:
         status = await _exit_status(self.process.pid)
         failure = read_record(self.folder / FAILURE_FILE, FailureRecord)
         reason = failure.reason if failure is not None else explain(status)
-        cause = first_error(self.folder / LOG_FILE) if failure is not None else ""
+        cause = first_error(self.folder / LOG_FILE, failure.logged_well) if failure is not None else ""
         if cause and cause not in reason:
             reason = f"{reason}\nFirst error in its log: {cause}"
         tail = log_tail(self.folder / LOG_FILE, REASON_LINES, REASON_BYTES)

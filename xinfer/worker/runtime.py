@@ -45,6 +45,7 @@ from xinfer.worker.oversight import Oversight, Running
 from xinfer.worker.preparations import Preparations
 from xinfer.worker.processes import ReplicaProcess, watch
 from xinfer.worker.seats import gang_environment, taken_seat
+from xinfer.worker.sockets import make_sockets, remove_sockets
 from xinfer.worker.weights.held import HeldWeights
 from xinfer.worker.weights.keeper import WeightKeeper
 
@@ -236,6 +237,7 @@ class WorkerRuntime:
                 inherits = (*for_python, *for_weights)
                 process = ReplicaProcess.start(self._folders.create(order), order, self._settings, inherits)
         except OSError as error:
+            remove_sockets(command.instance)
             self.post(Ended(command.instance, f"its process could not be started: {describe(error)}"))
             return
         log.info("started replica %s, process %d", order.replica_id, process.process.pid)
@@ -259,12 +261,18 @@ class WorkerRuntime:
             threads=granted.threads,
             host=self._host,
             lease_s=self._settings.replica_lease_s,
-            env=gang_environment(assignment, self._host) | granted.env | python.variables,
+            env=self._environment(command) | granted.env | python.variables,
             budgets=granted.budgets,
             python=python.path,
             weights=str(weights.path or ""),
             seat=taken_seat(assignment.seat, self._host),
         )
+
+    def _environment(self, command: Spawn) -> dict[str, str]:
+        """The variables that the engine wants set for this one process. Raises OSError."""
+        assignment = command.assignment
+        sockets = make_sockets(assignment.deployment.engine, command.instance)
+        return gang_environment(assignment, self._host) | sockets
 
     def _prepare(self, instance: str, limits: Mapping[str, str]) -> None:
         """Make what holds a process before there is one. Raises OSError."""
@@ -302,6 +310,7 @@ class WorkerRuntime:
     def _clear_up(self, process: ReplicaProcess, ended: Ended) -> Ended:
         """Remove what held a process; its end, in better words where that is what ended it."""
         remove_region(process.instance)
+        remove_sockets(process.instance)
         if self._cgroups is None:
             return ended
         killed = self._cgroups.was_killed(process.instance)

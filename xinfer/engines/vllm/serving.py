@@ -31,9 +31,12 @@ from xinfer.engines.vllm.arguments import (
     memory_arguments,
     suggestions,
 )
+from xinfer.engines.vllm.completions import WithoutThoughts
 from xinfer.engines.vllm.gang import gang_arguments, gang_suggestions
 from xinfer.engines.vllm.reranking import reranking_suggestions
+from xinfer.engines.vllm.words import with_reasoning_content
 from xinfer.errors import InvalidRequest, LoadFailed
+from xinfer.ops import Op
 from xinfer.spec import Adapter, ModelSpec
 
 RATE_WINDOW_S = 2.0
@@ -67,7 +70,11 @@ class Serving:
         app = build_app(args, tasks, llm.model_config)
         await init_app_state(llm, app.state, args, tasks)
         app.state.server = _NoServer()
-        return cls(llm, AsgiCaller(app, PATHS), meter, app.state.openai_serving_models)
+        edits = {}
+        if args.reasoning_parser:
+            edits[Op.CHAT] = with_reasoning_content
+            app.state.openai_serving_completion.engine_client = WithoutThoughts(llm)
+        return cls(llm, AsgiCaller(app, PATHS, edits), meter, app.state.openai_serving_models)
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Serve a LoRA adapter under its name.
