@@ -7,6 +7,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,28 @@ def test_a_json_schema_holds(loaded):
     answer = loaded.runner.run(chat(loaded.engine, messages=HELLO, response_format=wanted, max_tokens=100))
     if answer["choices"][0]["finish_reason"] == "stop":
         assert isinstance(json.loads(answer["choices"][0]["message"]["content"])["n"], int)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"guided_regex": "[ab]{4}"}, r"[ab]{4}"),
+        ({"guided_choice": ["größer", 'say "no"', "😀"]}, r"größer|say \"no\"|😀"),
+        ({"guided_json": {"enum": [17, 18]}}, r"\s*1[78]\s*"),
+        ({"structured_outputs": {"grammar": 'root ::= "x" [0-9] [0-9]'}}, r"x\d\d"),
+    ],
+)
+def test_an_answer_has_the_form_that_is_asked_for_in_the_words_of_the_other_engines(loaded, asked, expected):
+    answer = loaded.runner.run(chat(loaded.engine, messages=HELLO, max_tokens=40, enable_thinking=False, **asked))
+    assert re.fullmatch(expected, answer["choices"][0]["message"]["content"])
+    _, *body = loaded.runner.run(frames(loaded.engine, Op.COMPLETION, prompt="a", max_tokens=40, **asked))
+    assert re.fullmatch(expected, json.loads(b"".join(body))["choices"][0]["text"])
+
+
+def test_the_tokens_of_a_chat_in_anthropics_form_are_counted(loaded):
+    _, *body = loaded.runner.run(frames(loaded.engine, Op.COUNT_TOKENS, messages=HELLO))
+    whole = loaded.runner.run(chat(loaded.engine, messages=HELLO, max_tokens=1))
+    assert json.loads(b"".join(body))["input_tokens"] == whole["usage"]["prompt_tokens"]
 
 
 def test_an_abort_ends_the_work(loaded):

@@ -34,6 +34,7 @@ from xinfer.engines.sglang.free_memory import free_cpu_mib, free_mib
 from xinfer.engines.sglang.requirements import REQUIREMENTS
 from xinfer.engines.sglang.seeds import DETERMINISTIC, check_seed
 from xinfer.engines.sglang.server import SglangServer
+from xinfer.engines.sglang.words import in_sglangs_words
 from xinfer.errors import NotReady
 from xinfer.generation.chat_template import template_text
 from xinfer.generation.judging import is_judge
@@ -41,6 +42,7 @@ from xinfer.ops import GENERATIVE_KINDS, Kind, Op
 from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
 
+FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
 RESTART_S = 10
 """After so many seconds it is worth a try to ask a server again that has ended."""
 
@@ -56,7 +58,7 @@ class SglangEngine(ChangesOfSglang):
     title: ClassVar[str] = "SGLang: high throughput on accelerators, with a radix tree of shared prefixes"
     ops: ClassVar[frozenset[Op]] = frozenset(
         {
-            *(Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE),
+            *(Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE),
             *(Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY),
         }
     )
@@ -148,8 +150,8 @@ class SglangEngine(ChangesOfSglang):
         """Let SGLang's server answer.
 
         Raises:
-            UnsupportedParameter: a seed, which it would ignore, or an adapter where it has none.
-            InvalidRequest: what would end its server.
+            UnsupportedParameter: a seed or another thing that it would ignore, or an adapter where it has none.
+            InvalidRequest: what would end its server, or a form of the answer that makes no sense.
             NotReady: that has ended.
         """
         assert self._server is not None
@@ -158,8 +160,8 @@ class SglangEngine(ChangesOfSglang):
         check_request(call.body, self._vocabulary)
         if not self._keeps_seeds:
             check_seed(call.body)
-        if call.op is Op.CHAT:
-            call = msgspec.structs.replace(call, body=without_allowed_tools(call.body))
+        if call.op in FREE_TEXT:
+            call = msgspec.structs.replace(call, body=in_sglangs_words(without_allowed_tools(call.body)))
         return self._server.caller.serve(self.with_adapter(call))
 
     def load_report(self) -> Load:

@@ -1,26 +1,29 @@
 """Fields of chats and completions that vLLM calls otherwise than the other engines here do.
 
-Bodies are decoded only where such a field may be in them, and chunks are never: what a model writes is in strings, in
-which quotes are escaped, so a field's name between bare quotes is a field.
+Chunks are never decoded: what a model writes is in strings, in which quotes are escaped.
 """
 
 import re
-from typing import Any
 
 import msgspec
 
+from xinfer.engines.passthrough.words import (
+    GUIDED,
+    STRUCTURE,
+    TEMPLATE,
+    THINKING,
+    Fields,
+    encoder,
+    is_given,
+    move_thinking,
+    reworded,
+)
 from xinfer.errors import InvalidRequest
 
-GUIDED = "guided_"
 BACKEND = "guided_decoding_backend"
 """It says how, not what."""
-STRUCTURE = "structured_outputs"
-TEMPLATE, THINKING = "chat_template_kwargs", "enable_thinking"
-MARKS = tuple(f'"{name}'.encode() for name in (GUIDED, TEMPLATE, THINKING))
+CHANGED = (GUIDED, TEMPLATE, THINKING)
 
-Fields = dict[str, msgspec.Raw]
-_decoder = msgspec.json.Decoder(Fields)
-_encoder = msgspec.json.Encoder()
 _reasoning = re.compile(rb'"reasoning": ?("[^"\\]*(?:\\.[^"\\]*)*")')
 
 
@@ -30,14 +33,7 @@ def in_vllms_words(body: bytes) -> bytes:
     Raises:
         InvalidRequest: the form is asked for twice, or a field is not what it must be; names it.
     """
-    if not any(mark in body for mark in MARKS):
-        return body
-    try:
-        fields = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return body  # vLLM says what is wrong
-    changed = _move_structure(fields) | _move_thinking(fields)
-    return _encoder.encode(fields) if changed else body
+    return reworded(body, CHANGED, _move_structure, move_thinking)
 
 
 def with_reasoning_content(data: bytes) -> bytes:
@@ -54,37 +50,10 @@ def _move_structure(fields: Fields) -> bool:
     asked = {
         name: value for name, value in given.items() if name != BACKEND and bytes(value) not in (b"null", b"false")
     }
-    if asked and bytes(fields.get(STRUCTURE, b"null")) != b"null":
+    if asked and is_given(fields.get(STRUCTURE)):
         first = next(iter(asked))
         raise InvalidRequest(f"an answer has one form: leave out either {first!r} or {STRUCTURE!r}", param=first)
     if asked:
         form = {name.removeprefix(GUIDED): value for name, value in asked.items()}
-        fields[STRUCTURE] = msgspec.Raw(_encoder.encode(form))
+        fields[STRUCTURE] = msgspec.Raw(encoder.encode(form))
     return bool(given)
-
-
-def _move_thinking(fields: Fields) -> bool:
-    """``enable_thinking`` becomes an argument of the template; these may be a string that holds an object."""
-    thinks = bytes(fields.pop(THINKING, b"null"))
-    arguments = _decoded(fields.get(TEMPLATE, msgspec.Raw(b"null")))
-    is_text = isinstance(arguments, str)
-    if thinks not in (b"null", b"true", b"false"):
-        raise InvalidRequest(f"{THINKING!r} must be true or false", param=THINKING)
-    if thinks == b"null" and not is_text:
-        return False
-    if isinstance(arguments, str):
-        arguments = _decoded(arguments)
-    if not isinstance(arguments, dict | None):
-        raise InvalidRequest(f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE)
-    said = {} if thinks == b"null" else {THINKING: thinks == b"true"}
-    fields[TEMPLATE] = msgspec.Raw(_encoder.encode({**(arguments or {}), **said}))
-    return True
-
-
-def _decoded(value: msgspec.Raw | str) -> Any:
-    try:
-        return msgspec.json.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequest(
-            f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE
-        ) from None

@@ -1,0 +1,78 @@
+"""Fields of chats and completions for which the servers of other engines have other words than the engines here.
+
+Bodies are decoded only where such a field may be in them: what clients write is in strings, in which quotes are
+escaped, so a field's name between bare quotes is a field.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from xinfer.errors import InvalidRequest
+
+GUIDED = "guided_"
+"""How the fields begin that ask for a form of the answer, each in its own way."""
+STRUCTURE = "structured_outputs"
+TEMPLATE, THINKING = "chat_template_kwargs", "enable_thinking"
+
+Fields = dict[str, msgspec.Raw]
+_decoder = msgspec.json.Decoder(Fields)
+encoder = msgspec.json.Encoder()
+
+
+def reworded(body: bytes, beginnings: Iterable[str], *changes: Callable[[Fields], bool]) -> bytes:
+    """A body after ``changes``, each of which says whether it changed a field.
+
+    Args:
+        body: of a request; what is no JSON comes back as it is, for the server to refuse.
+        beginnings: of the names of the fields that would be changed.
+        changes: made in this order.
+
+    Raises:
+        InvalidRequest: what they raise.
+    """
+    if not any(f'"{name}'.encode() in body for name in beginnings):
+        return body
+    try:
+        fields = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return body
+    changed = [change(fields) for change in changes]
+    return encoder.encode(fields) if any(changed) else body
+
+
+def is_given(value: msgspec.Raw | None) -> bool:
+    """Whether a field asks for anything."""
+    return value is not None and bytes(value) != b"null"
+
+
+def move_thinking(fields: Fields) -> bool:
+    """``enable_thinking`` becomes an argument of the template; these may be a string that holds an object.
+
+    Raises:
+        InvalidRequest: one of the two is not what it must be.
+    """
+    thinks = bytes(fields.pop(THINKING, b"null"))
+    arguments = _decoded(fields.get(TEMPLATE, msgspec.Raw(b"null")))
+    is_text = isinstance(arguments, str)
+    if thinks not in (b"null", b"true", b"false"):
+        raise InvalidRequest(f"{THINKING!r} must be true or false", param=THINKING)
+    if thinks == b"null" and not is_text:
+        return False
+    if isinstance(arguments, str):
+        arguments = _decoded(arguments)
+    if not isinstance(arguments, dict | None):
+        raise InvalidRequest(f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE)
+    said = {} if thinks == b"null" else {THINKING: thinks == b"true"}
+    fields[TEMPLATE] = msgspec.Raw(encoder.encode({**(arguments or {}), **said}))
+    return True
+
+
+def _decoded(value: msgspec.Raw | str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest(
+            f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE
+        ) from None
