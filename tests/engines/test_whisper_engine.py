@@ -175,9 +175,9 @@ def test_what_is_no_recording_is_refused(folder, data):
     assert with_engine(folder, scenario) == "file"
 
 
-def floats(value: float) -> bytes:
-    """A WAV file of a second with this as every sample."""
-    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + 4 * RATE, b"WAVE", b"fmt ", 16, 3, 1, RATE, 4 * RATE, 4, 32)
+def floats(value: float, rate: int = RATE) -> bytes:
+    """A WAV file with this as every sample; of a second, unless it says another rate."""
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + 4 * RATE, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32)
     return head + struct.pack("<4sI", b"data", 4 * RATE) + struct.pack("<f", value) * RATE
 
 
@@ -185,6 +185,11 @@ def floats(value: float) -> bytes:
 def test_samples_that_are_no_numbers_are_refused(value):
     with pytest.raises(InvalidRequest, match="no numbers"):
         Recording(memoryview(floats(value))).window(0, RATE)
+
+
+def test_a_small_file_cannot_claim_to_last_for_hours():
+    with pytest.raises(InvalidRequest, match="1 samples per second"):
+        Recording(memoryview(floats(0.5, rate=1)))
 
 
 def test_what_is_louder_than_a_player_plays_is_cut():

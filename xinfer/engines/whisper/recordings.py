@@ -13,6 +13,8 @@ from xinfer.errors import InvalidRequest
 
 RATE = 16_000
 """Samples per second."""
+LOWEST_RATE = 1_000
+"""Of a file. With fewer there is no speech in it, only hours that a small file claims to last."""
 
 Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -57,9 +59,14 @@ class Recording:
             self._container = av.open(_View(data), "r")
             if not self._container.streams.audio:
                 raise InvalidRequest("the file has no sound in it", param="file")
-            self._frames = self._container.decode(self._container.streams.audio[0])
+            sound = self._container.streams.audio[0]
+            self._frames = self._container.decode(sound)
         except (av.error.FFmpegError, EOFError) as error:
             raise _undecodable(error) from error
+        if 0 < sound.rate < LOWEST_RATE:
+            raise InvalidRequest(
+                f"the recording has {sound.rate} samples per second; speech needs at least {LOWEST_RATE}", param="file"
+            )
         self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
         self._pieces: list[Samples] = []
         self._start = 0
