@@ -279,7 +279,9 @@ def test_a_build_that_is_killed_leaves_nothing_that_is_used_and_is_made_again(ma
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_the_like_end_a_build_and_what_it_started(machine: Machine, gate: Path, number: int) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # what these tests ignore, as under nohup, a child would ignore too
     builder = machine.start(*machine.install("toy_one"))
+    signal.signal(number, before)
     door = until_checked(gate)
     builder.send_signal(number)
     _, complaints = builder.communicate(timeout=PATIENCE_S)
@@ -292,6 +294,17 @@ def test_ctrl_c_and_the_like_end_a_build_and_what_it_started(machine: Machine, g
     assert row["state"] == "unfinished"
     assert not machine.store.python(row["name"]).exists()
     assert machine.store.log(row["name"]).exists()
+
+
+def test_a_build_outlives_its_terminal_under_nohup(machine: Machine, gate: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    builder = machine.start(*machine.install("toy_one"))
+    signal.signal(signal.SIGHUP, before)
+    door = until_checked(gate)
+    builder.send_signal(signal.SIGHUP)
+    door.close()
+    _, complaints = builder.communicate(timeout=PATIENCE_S)
+    assert builder.returncode == 0, complaints
 
 
 def test_an_engine_that_does_not_work_in_it_is_no_environment(machine: Machine, gate: Path) -> None:
