@@ -42,12 +42,12 @@ class Kind(StrEnum):
 GENERATIVE_KINDS = frozenset({Kind.LLM, Kind.VISION_LANGUAGE})
 """Those that write text, and keep the keys and values of what they have read."""
 
-_TEXT_OPS = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
+TEXT_OPS = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 OPS_OF_KIND: dict[Kind, frozenset[Op]] = {
-    Kind.LLM: _TEXT_OPS,
+    Kind.LLM: TEXT_OPS,
     Kind.EMBEDDING: frozenset({Op.EMBEDDING, Op.SCORE, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
     Kind.RERANK: frozenset({Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE}),
-    Kind.VISION_LANGUAGE: _TEXT_OPS,
+    Kind.VISION_LANGUAGE: TEXT_OPS,
     Kind.SPEECH_RECOGNITION: frozenset({Op.TRANSCRIPTION, Op.TRANSLATION}),
     Kind.SPEECH_SYNTHESIS: frozenset(),
     Kind.IMAGE: frozenset(),

@@ -1,5 +1,6 @@
 """``xinfer engine``, with real builds from a folder of wheels: interrupted, side by side, on a full disk."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -95,6 +96,16 @@ def gate(tmp_path: Path, machine: Machine, supplies: Path) -> Iterator[Path]:
     write_library(machine.wheels, "1.0", body=f"open({str(fifo)!r}).read()\n")
     machine.env["UV_CACHE_DIR"] = str(tmp_path / "cache")
     return fifo
+
+
+@contextlib.contextmanager
+def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
+    """What a child does with a signal: what these tests ignore, as under nohup, it would ignore too."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def until_checked(gate: Path) -> Any:
@@ -279,9 +290,8 @@ def test_a_build_that_is_killed_leaves_nothing_that_is_used_and_is_made_again(ma
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_the_like_end_a_build_and_what_it_started(machine: Machine, gate: Path, number: int) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # what these tests ignore, as under nohup, a child would ignore too
-    builder = machine.start(*machine.install("toy_one"))
-    signal.signal(number, before)
+    with inherited(number, signal.SIG_DFL):
+        builder = machine.start(*machine.install("toy_one"))
     door = until_checked(gate)
     builder.send_signal(number)
     _, complaints = builder.communicate(timeout=PATIENCE_S)
@@ -297,9 +307,8 @@ def test_ctrl_c_and_the_like_end_a_build_and_what_it_started(machine: Machine, g
 
 
 def test_a_build_outlives_its_terminal_under_nohup(machine: Machine, gate: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    builder = machine.start(*machine.install("toy_one"))
-    signal.signal(signal.SIGHUP, before)
+    with inherited(signal.SIGHUP, signal.SIG_IGN):
+        builder = machine.start(*machine.install("toy_one"))
     door = until_checked(gate)
     builder.send_signal(signal.SIGHUP)
     door.close()

@@ -4,9 +4,12 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 MODEL_TYPE = re.compile(r'^\s*\("([^"]+)",', re.MULTILINE)
 """A line of the library's tables of model types."""
+LONGROPE, DYNAMIC = "longrope", "dynamic"
+"""Rotations that depend on the length; of the second there are several."""
 
 
 @functools.cache
@@ -18,3 +21,14 @@ def known_model_types() -> frozenset[str]:
     tables = (Path(folder) / "models" / "auto" for folder in found.submodule_search_locations)
     texts = (file.read_text(encoding="utf-8") for folder in tables for file in sorted(folder.glob("*auto*.py")))
     return frozenset(name for text in texts for name in MODEL_TYPE.findall(text))
+
+
+def rotates_by_length(module: Any) -> bool:
+    """Whether a module of the library scales positions by how long the longest input of a batch is."""
+    return _is_by_length(getattr(module, "rope_type", None))
+
+
+def _is_by_length(way: Any) -> bool:
+    if isinstance(way, dict):  # of several kinds of layers
+        return any(_is_by_length(one) for one in way.values())
+    return isinstance(way, str) and (way == LONGROPE or DYNAMIC in way)

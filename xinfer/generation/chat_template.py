@@ -17,7 +17,7 @@ import msgspec
 from xinfer.errors import InvalidRequest, UnsupportedParameter
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-_FOR_TOOLS = "tool_use"
+FOR_TOOLS = "tool_use"
 """The name of the template for requests with tools, where a model has several. The others have the default one."""
 _PROVIDED = frozenset({"messages", "tools", "strftime_now", "raise_exception"})
 """Variables that have a field of their own in requests, or are none of theirs."""
@@ -169,15 +169,27 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     """
     config = _read_json(folder / "tokenizer_config.json")
     source, plain = _template_sources(folder, config)
-    if source is None:
-        return None
     named = {**_read_json(folder / "special_tokens_map.json"), **config}
     tokens = {
         name: value["content"] if isinstance(value, dict) else value
         for name, value in named.items()
         if name.endswith("_token") and isinstance(value, str | dict) and value
     }
-    return ChatTemplate(source, tokens, without_tools=None if plain is None else ChatTemplate(plain, tokens))
+    return template_of(source, plain, tokens)
+
+
+def template_of(
+    source: str | None, without_tools: str | None, special_tokens: Mapping[str, str]
+) -> ChatTemplate | None:
+    """A model's template, with the one for requests without tools where it has another; ``None``: it has none.
+
+    Raises:
+        ValueError: one of them does not compile.
+    """
+    if source is None:
+        return None
+    plain = None if without_tools is None else ChatTemplate(without_tools, special_tokens)
+    return ChatTemplate(source, special_tokens, without_tools=plain)
 
 
 def template_text(folder: Path) -> str:
@@ -196,17 +208,15 @@ def _template_sources(folder: Path, config: Mapping[str, Any]) -> tuple[str | No
     named: dict[str, Any]
     if plain.is_file():
         named = {"default": plain.read_text(encoding="utf-8")}
-        beside = folder / "additional_chat_templates" / f"{_FOR_TOOLS}.jinja"
+        beside = folder / "additional_chat_templates" / f"{FOR_TOOLS}.jinja"
         if beside.is_file():
-            named[_FOR_TOOLS] = beside.read_text(encoding="utf-8")
+            named[FOR_TOOLS] = beside.read_text(encoding="utf-8")
     else:
         source = _read_json(wrapped).get("chat_template", config.get("chat_template"))
         named = {"default": source}
         if isinstance(source, list):  # several templates with names
             named = {entry["name"]: entry["template"] for entry in source}
-    default, for_tools = (
-        text if isinstance(text := named.get(name), str) else None for name in ("default", _FOR_TOOLS)
-    )
+    default, for_tools = (text if isinstance(text := named.get(name), str) else None for name in ("default", FOR_TOOLS))
     return (default, None) if for_tools is None else (for_tools, default)
 
 

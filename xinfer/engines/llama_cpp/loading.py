@@ -19,7 +19,7 @@ from xinfer.engines.llama_cpp.tokenizer import LlamaTokenizer
 from xinfer.engines.llama_cpp.vision import ImageEncoder, PromptsWithImages
 from xinfer.engines.token_engine import Limits, LoadedModel
 from xinfer.errors import LoadFailed
-from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.chat_template import FOR_TOOLS, template_of
 from xinfer.generation.reasoning import reasoning_form
 from xinfer.generation.tool_calls import tool_form
 from xinfer.ops import Kind
@@ -64,7 +64,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             f"{path.name} does not continue text; if it is for embeddings or reranking, launch it with "
             "model_type=embedding or rerank"
         )
-    plain, for_tools = model.template(), model.template("tool_use")
+    plain, for_tools = model.template(), model.template(FOR_TOOLS)
     source = for_tools or plain or ""
     bare = LlamaTokenizer(model)
     special = bare.special_tokens()
@@ -80,8 +80,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
             context,
             SlotTable(
                 plan.sequences,
-                # A cache that drops what is behind the window lacks what comes before the middle of a sequence.
-                shares=options.prefix_caching and model.keeps_past and (options.swa_full or not model.window),
+                shares=_shares_prefixes(options, model),
                 neighbours=not options.kv_unified and model.keeps_past,
             ),
             capacity=plan.tokens,
@@ -90,7 +89,7 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
         ),
         image_reader=None if encoder is None else PromptsWithImages(encoder),
         tokenizer=tokenizer,
-        template=_template(source, plain if for_tools else None, special),
+        template=template_of(source or None, (plain or None) if for_tools else None, special),
         limits=Limits(
             context_length=plan.context,
             vocabulary_size=model.vocabulary_size,
@@ -239,6 +238,11 @@ def _number_type(name: CacheType) -> int:
     return int(getattr(c, f"GGML_TYPE_{name.upper()}"))
 
 
+def _shares_prefixes(options: LlamaCppOptions, model: Model) -> bool:
+    """A cache that drops what is behind the window lacks what comes before the middle of a sequence."""
+    return options.prefix_caching and model.keeps_past and (options.swa_full or not model.window)
+
+
 def _tensor_split(shares: tuple[float, ...]) -> Any:
     room = int(c.llama_max_devices())
     return (c.ctypes.c_float * room)(*shares[:room])
@@ -247,11 +251,6 @@ def _tensor_split(shares: tuple[float, ...]) -> Any:
 def _size_on_disk(path: Path) -> int:
     """Bytes of a file, and of the others that it is split into."""
     return sum(part.stat().st_size for part in parts_of(path))
-
-
-def _template(source: str, without_tools: str | None, special: dict[str, str]) -> ChatTemplate | None:
-    plain = ChatTemplate(without_tools, special) if without_tools else None
-    return ChatTemplate(source, special, without_tools=plain) if source else None
 
 
 def _writes_beginning(template: str, special: dict[str, str]) -> bool:

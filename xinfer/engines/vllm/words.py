@@ -7,22 +7,11 @@ import re
 
 import msgspec
 
-from xinfer.engines.passthrough.words import (
-    GUIDED,
-    STRUCTURE,
-    TEMPLATE,
-    THINKING,
-    Fields,
-    encoder,
-    is_given,
-    move_thinking,
-    reworded,
-)
+from xinfer.engines.passthrough.words import GUIDED, STRUCTURE, Fields, encoder, is_given, reworded
 from xinfer.errors import InvalidRequest
 
 BACKEND = "guided_decoding_backend"
 """It says how, not what."""
-CHANGED = (GUIDED, TEMPLATE, THINKING)
 
 _reasoning = re.compile(rb'"reasoning": ?("[^"\\]*(?:\\.[^"\\]*)*")')
 
@@ -33,7 +22,7 @@ def in_vllms_words(body: bytes) -> bytes:
     Raises:
         InvalidRequest: the form is asked for twice, or a field is not what it must be; names it.
     """
-    return reworded(body, CHANGED, _move_structure, move_thinking)
+    return reworded(body, (GUIDED,), _move_structure)
 
 
 def with_reasoning_content(data: bytes) -> bytes:
