@@ -78,6 +78,7 @@ class Downloads:
             if not (download.followers or download.ended.is_set()):
                 download.cancelling = True
                 download.task.cancel()
+                await asyncio.wait([download.task])  # until then it holds its files, and nobody could remove them
         if download.record is None:
             raise download.error
         return download.record
