@@ -29,6 +29,7 @@ from xinfer.protocol import (
 )
 from xinfer.settings import Settings, child_environment
 from xinfer.spec import ReplicaState
+from xinfer.worker.environments.blame import blame
 from xinfer.worker.events import Ended, Event, Hung, Seen
 from xinfer.worker.folders import remove_socket
 
@@ -53,6 +54,8 @@ SIGNAL_HINTS: dict[int, str] = {
     signal.SIGSEGV: "; that is a crash in native code",
     signal.SIGABRT: "; that is a failed check in native code",
 }
+SENT_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""Exit statuses that say nothing about the process itself."""
 DEBUGGABLE = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 """So that the log of a process that crashes in native code is complete, and ends with where that was."""
 
@@ -186,6 +189,10 @@ class ReplicaProcess:
         if cause and cause not in reason:
             reason = f"{reason}\nFirst error in its log: {cause}"
         tail = log_tail(self.folder / LOG_FILE, REASON_LINES, REASON_BYTES)
+        ended_itself = failure is not None or (status not in (None, *SENT_BY_OTHERS) and not self.ending)
+        if ended_itself and self.order.python:
+            hint = await asyncio.to_thread(blame, Path(self.order.python), f"{reason}\n{tail}")
+            reason = f"{reason}\n{hint}".rstrip()
         if tail:
             reason = f"{reason}\nLast lines of its log:\n{tail}"
         return Ended(self.instance, reason, load_error=failure is not None)

@@ -20,7 +20,7 @@ from xinfer.worker.environments.plan import EnvironmentPlan, Machine, plan_envir
 from xinfer.worker.environments.sources import Sources
 from xinfer.worker.environments.store import VENV, EnvironmentRecord, EnvironmentStore
 from xinfer.worker.environments.uv import Show
-from xinfer.worker.environments.whole import missing_files
+from xinfer.worker.environments.whole import damage
 from xinfer.worker.folders import process_in
 
 DISTRIBUTION = "xinfer"
@@ -143,7 +143,7 @@ class Environments:
         return await build(self.store, plan, where, show, Path(sys.executable), again=again)
 
     async def check(self, record: EnvironmentRecord) -> Available:
-        """Import an engine in its environment, as a replica would, and see that no file of it is missing.
+        """Import an engine in its environment, as a replica would, and see that all of its files are there.
 
         Raises:
             EnvironmentFailed: it does not work; ends with what Python said.
@@ -155,12 +155,15 @@ class Environments:
         with self.store.lock(record.name) as lock:
             if not lock.try_shared():
                 raise EnvironmentFailed(f"{record.name} is being built or removed")
+            lost = await asyncio.to_thread(damage, self.store.folder(record.name) / VENV, record.packages)
             try:
                 found = await probe(self.store, record.name, record.engine, record.imports, lock.descriptor)
             except OSError as error:
                 raise EnvironmentFailed(f"its Python cannot be started: {describe(error)}") from error
-            if missing := await asyncio.to_thread(missing_files, self.store.folder(record.name) / VENV):
-                raise EnvironmentFailed(missing)
+            except EnvironmentFailed as error:
+                raise EnvironmentFailed(f"{error.message}\n{lost}".rstrip()) from error
+            if lost:
+                raise EnvironmentFailed(lost)
             return found
 
     def _require_unused(self, name: str, what: str) -> None:

@@ -77,7 +77,7 @@ class EnvironmentStore:
 
     def built(self, name: str) -> EnvironmentRecord | None:
         """What was built under this name, also where something of it is gone since."""
-        return read_record(self.folder(name) / RECORD_FILE, EnvironmentRecord)
+        return record_in(self.folder(name))
 
     def find(self, name: str) -> EnvironmentRecord | None:
         """The environment, if it is ready."""
@@ -170,6 +170,11 @@ class EnvironmentStore:
 
     def _aside(self, name: str) -> Path:
         return self.root / REPLACED / name
+
+
+def record_in(folder: Path) -> EnvironmentRecord | None:
+    """What was built in a folder; None: nothing that was finished."""
+    return read_record(folder / RECORD_FILE, EnvironmentRecord)
 
 
 def _folders(parent: Path) -> list[str]:
