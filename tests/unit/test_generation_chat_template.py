@@ -177,7 +177,6 @@ def test_nothing_is_silently_ignored():
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ messages.__init__.__globals__ }}",
         "{{ cycler.__init__.__globals__.os }}",
@@ -186,6 +185,23 @@ def test_nothing_is_silently_ignored():
 def test_templates_are_in_a_sandbox(source):
     with pytest.raises(InvalidRequest):
         render(source)
+
+
+def test_templates_may_keep_lists():
+    """That of Kimi K2 in GGUF files keeps the ids of calls. What belongs to the client stays as it is."""
+    source = (
+        "{% set kept = namespace(ids=[]) %}{% for message in messages %}{% set _ = kept.ids.append(message.role) %}"
+        "{% endfor %}{{ kept.ids.pop(0) }}{% set _ = messages.append(1) %}{{ messages | length }}"
+    )
+    messages = [USER]
+    assert render(source, messages) == "user2"
+    assert messages == [USER]
+
+
+def test_what_filters_give_is_written_as_json():
+    assert render("{{ messages | map(attribute='role') | tojson }}") == '["user"]'
+    with pytest.raises(InvalidRequest, match="Namespace"):
+        render("{{ namespace() | tojson }}")
 
 
 def test_a_template_that_does_not_compile():

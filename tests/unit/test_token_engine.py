@@ -518,7 +518,7 @@ def test_an_answer_goes_on_where_the_last_message_ends(begun, thoughts, answer):
 
 
 def test_calls_in_an_unknown_form_are_not_called_none_at_all():
-    engine = ScriptedEngine("x", "{{ tools | tojson }}<|tool_call|>")
+    engine = ScriptedEngine("x", "{{ tools | tojson }}<|tool_call_start|>")
     with pytest.raises(UnsupportedParameter, match="a form that is not known here"):
         with_engine(engine, lambda: frames(engine, Op.CHAT, tools=TOOLS))
 

@@ -161,6 +161,18 @@ OUTPUTS: list[tuple[ToolForm, str, str, list[tuple[str, str]]]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'<tool_call>{{"arguments": {{"a": {value}}}, "name": "f"}}</tool_call>'
+        for value in ("NaN", '"\\ud83d"', "[" * 10_000 + "]" * 10_000)
+    ]
+    + ['<tool_call>{"name": "\\ud83d", "arguments": {}}</tool_call>'],
+)
+def test_what_no_answer_can_hold_is_no_call(text):
+    assert parse(forms.HERMES, [text]) == (text, [])
+
+
 @pytest.mark.parametrize(("form", "text", "content", "calls"), OUTPUTS)
 @settings(max_examples=25)
 @given(data=st.data())
@@ -238,6 +250,14 @@ def test_values_without_quotes_are_typed_by_the_schema(written, key, value):
         ("None", ["integer", "null"], None),
         ("True", "string", "True"),
         ("None", "integer", "None"),
+        ("{'a': [True, \"it's\"]}", "object", {"a": [True, "it's"]}),
+        ("[1, None]", ["array", "null"], [1, None]),
+        ("[{1, 2}]", "array", "[{1, 2}]"),
+        ("[" * 10_000, "array", "[" * 10_000),
+        ("{'a': ", "object", "{'a': "),
+        ("NaN", "number", "NaN"),
+        ('"\\ud83d"', ["string", "array"], '"\\ud83d"'),
+        ("['\\ud83d']", "array", "['\\ud83d']"),
         ("1.5", "integer", 1.5),
     ],
 )

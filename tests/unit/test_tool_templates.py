@@ -14,7 +14,7 @@ from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.dialects import Dialect, reasoning_dialect, tool_dialect
 from xinfer.generation.lark import LarkRules
 from xinfer.generation.reasoning import reasoning_form
-from xinfer.generation.tool_calls import read_tools, shows_several_calls, tool_form
+from xinfer.generation.tool_calls import forms, read_tools, shows_several_calls, tool_form
 
 TOOL = {
     "type": "function",
@@ -110,6 +110,7 @@ DEEPSEEK_V32 = (
     "</｜DSML｜invoke>\n{% endfor %}"
     "</｜DSML｜function_calls>{% endif %}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
 )
+DEEPSEEK_V4 = DEEPSEEK_V32.replace("function_calls", "tool_calls")
 GLM45 = (
     "[gMASK]<sop>{% if tools %}<|system|>\n{{ tools | tojson }}\n<tool_call>{function-name}\n<arg_key>{key}</arg_key>\n"
     "<arg_value>{value}</arg_value>\n</tool_call>{% endif %}"
@@ -124,6 +125,33 @@ GLM47 = (
     GLM45.replace("}}\n{% for name", "}}{% for name")
     .replace("</arg_key>\n", "</arg_key>")
     .replace("</arg_value>\n{% endfor %}", "</arg_value>{% endfor %}")
+)
+SEED_OSS = (
+    "{% for message in messages %}<seed:bos>{{ message.role }}\n{{ message.content }}"
+    "{% for tool_call in message.tool_calls or [] %}\n<seed:tool_call>\n<function={{ tool_call.function.name }}>\n"
+    "{% for name, value in tool_call.function.arguments | items %}<parameter={{ name }}>{{ value }}</parameter>\n"
+    "{% endfor %}</function>\n</seed:tool_call>{% endfor %}<seed:eos>{% endfor %}<seed:bos>assistant\n"
+    "{# </seed:think> #}{# tools #}{% if tools %}{% endif %}"
+)
+LISTED = (
+    "{% for tool_call in message.tool_calls %}"
+    '{"name": "{{ tool_call.function.name }}", "arguments": {{ tool_call.function.arguments | tojson }}}'
+    "{{ ', ' if not loop.last }}{% endfor %}"
+)
+NEMOTRON = (
+    "{{ tools | tojson }}{% for message in messages %}"
+    + CHATML
+    + "{% if message.tool_calls %}<TOOLCALL>["
+    + LISTED
+    + ""
+    "]</TOOLCALL>{% endif %}" + NEXT
+)
+APRIEL = NEMOTRON.replace("<TOOLCALL>", "\n<tool_calls>").replace("</TOOLCALL>", "</tool_calls>")
+GRANITE3 = NEMOTRON.replace("<TOOLCALL>", "<|tool_call|>").replace("</TOOLCALL>", "")
+FUNCTIONARY = (
+    "{{ tools | tojson }}{# ipython, <|python_tag|> #}{% for message in messages %}" + CHATML + ""
+    "{% for tool_call in message.tool_calls or [] %}<function={{ tool_call.function.name }}>"
+    "{{ tool_call.function.arguments | tojson }}</function>{% endfor %}" + NEXT
 )
 GPT_OSS = (
     "<|start|>system<|message|>Valid channels: analysis, commentary, final.<|end|>"
@@ -146,6 +174,12 @@ TEMPLATES = {
     "deepseek-r1": (DEEPSEEK_R1, Dialect.DEEPSEEK_V3, Dialect.DEEPSEEK_THINK, "<think>\n", "<｜end▁of▁sentence｜>"),
     "deepseek-v3.1": (DEEPSEEK_V31, Dialect.DEEPSEEK_V31, Dialect.THINK_TAGS, "</think>", "<｜end▁of▁sentence｜>"),
     "deepseek-v3.2": (DEEPSEEK_V32, Dialect.DEEPSEEK_V32, Dialect.THINK_TAGS, "</think>", "<｜end▁of▁sentence｜>"),
+    "deepseek-v4": (DEEPSEEK_V4, Dialect.DEEPSEEK_V4, Dialect.THINK_TAGS, "</think>", "<｜end▁of▁sentence｜>"),
+    "seed-oss": (SEED_OSS, Dialect.SEED, None, "assistant\n", "<seed:eos>"),
+    "nemotron-2": (NEMOTRON, Dialect.NEMOTRON, None, "assistant\n", "<|im_end|>"),
+    "apriel": (APRIEL, Dialect.APRIEL, None, "assistant\n", "<|im_end|>"),
+    "granite-3": (GRANITE3, Dialect.GRANITE, None, "assistant\n", "<|im_end|>"),
+    "functionary": (FUNCTIONARY, Dialect.FUNCTIONARY, None, "assistant\n", "<|im_end|>"),
     "glm-4.5": (GLM45, Dialect.GLM, Dialect.THINK_TAGS, "<|assistant|>\n", "<|assistant|>"),
     "glm-4.7": (GLM47, Dialect.GLM, Dialect.THINK_TAGS, "<|assistant|>\n", "<|assistant|>"),
     "gpt-oss": (GPT_OSS, Dialect.HARMONY, Dialect.HARMONY, "<|start|>assistant", "<|start|>assistant<|end|>"),
@@ -221,6 +255,15 @@ def test_several_calls_behind_some_text(name):
     assert found == (content or "", calls)
 
 
+def test_a_form_that_shares_the_marks_of_another_is_not_taken_for_it():
+    """Else the calls of the model would reach the client as text."""
+    foreign = QWEN3.replace('{"name": "{{ function.name }}", "arguments": ', "{{ function.name }}: ")
+    assert tool_dialect(foreign) is Dialect.HERMES
+    assert tool_form(foreign) is None
+    silent = QWEN3.replace("message.tool_calls or []", "[]")  # it shows no calls, so they are what its words say
+    assert tool_form(silent) is forms.HERMES
+
+
 LLAMA31 = LLAMA3.replace(
     "{% for tool_call in message.tool_calls or [] %}",
     "{% if 'tool_calls' in message and message.tool_calls|length != 1 %}"
@@ -255,6 +298,20 @@ def test_calls_are_shown_where_a_template_tells_them_from_text_by_a_content_that
         ({"refusal": "no"}, ""),
     ):
         assert ChatTemplate(template, {}).render([{"role": "assistant", **message}], None, {}) == text
+
+
+def test_a_content_is_not_none_where_the_template_shows_calls_beside_an_empty_one():
+    """That of Ministral 3: it asks whether the content is none, and then for its length."""
+    template = (
+        "{% for message in messages %}{% if message.content is none and not message.tool_calls %}"
+        "{{ raise_exception('no content') }}{% endif %}{% if message.content | length > 0 %}{{ message.content }}"
+        "{% endif %}{% for call in message.tool_calls or [] %}[TOOL_CALLS]{{ call.function.name }}[ARGS]"
+        "{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    for message in ({"content": None, "tool_calls": [call]}, {"content": "", "tool_calls": [call]}):
+        shown = ChatTemplate(template, {}).render([{"role": "assistant", **message}], None, {})
+        assert shown == "[TOOL_CALLS]f[ARGS]{}"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +23,11 @@ _PROVIDED = frozenset({"messages", "tools", "strftime_now", "raise_exception"})
 """Variables that have a field of their own in requests, or are none of theirs."""
 _COMPUTING = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """Templates compute with what the client sent, and the operators of Jinja are those of Python."""
+_SWITCHES = ("enable_thinking", "thinking")
+"""Names for whether the model thinks first: that of most families, and that of DeepSeek, Kimi and Granite."""
 _PROBE = "a plain text"
+CALLED, OFFERED = "a_called_function", "another_function"
+"""Names in a conversation that finds out what a template shows."""
 _HERE = "\ufdd1"
 """Stands behind the text that is to be continued: a code point that no text has."""
 
@@ -43,7 +47,8 @@ class ChatTemplate:
     def __init__(
         self, source: str, special_tokens: Mapping[str, str], *, without_tools: "ChatTemplate | None" = None
     ) -> None:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        # Templates may change lists: that of Kimi K2 in GGUF files keeps one, and what they reach is of one rendering.
+        environment = jinja2.sandbox.SandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
         )
         environment.filters["tojson"] = _to_json
@@ -59,10 +64,18 @@ class ChatTemplate:
         """Names that the template reads and does not set itself."""
         self.reads_parts = _iterates_over_content(tree)
         """Whether it reads lists of parts by itself; else the texts of the parts are given to it as one."""
-        self._tells_no_content = _tests_for_no_content(tree)
         self._special_tokens = dict(special_tokens)
         self._without_tools = without_tools
+        self._wants_parts = False
+        self._tells_no_content = False
         self._wants_parts = self.reads_parts and not self._shows(_PROBE) and self._shows(_parts_of(_PROBE))
+        self._tells_no_content = _tests_for_no_content(tree) and not self._shows_calls()
+        """Whether a message has to have no content, rather than an empty one, for its calls to be shown."""
+
+    @property
+    def thinking_switch(self) -> str:
+        """The variable that says whether the model thinks first; empty: there is none."""
+        return next((name for name in _SWITCHES if name in self.variables), "")
 
     def render(
         self,
@@ -158,6 +171,30 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, *_COMPUTING):
             return False
+
+    def _shows_calls(self) -> bool:
+        """Whether the calls of a message that has nothing else come through."""
+        messages, tools = conversation_with_calls(1)
+        try:
+            return CALLED in self.render(messages, tools if "tools" in self.variables else None, {})
+        except InvalidRequest:
+            return False
+
+
+def conversation_with_calls(calls: int) -> tuple[list[dict[str, Any]], list[Any]]:
+    """A question, an answer that calls ``CALLED`` so many times, and the results; and the tools.
+
+    It is to find out what a template makes of calls. Some want ids of nine letters.
+    """
+    ids = [f"abcdefgh{number}" for number in range(calls)]
+    made = [{"id": name, "type": "function", "function": {"name": CALLED, "arguments": "{}"}} for name in ids]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": made},
+        *({"role": "tool", "tool_call_id": name, "content": "1"} for name in ids),
+    ]
+    function = {"name": OFFERED, "description": "", "parameters": {"type": "object", "properties": {}}}
+    return messages, [{"type": "function", "function": function}]
 
 
 def load_chat_template(folder: Path) -> ChatTemplate | None:
@@ -316,7 +353,21 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """The filter as templates of models expect it: letters stay letters, and nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_to_list,
+    )
+
+
+def _to_list(value: Any) -> list[Any]:
+    """What ``map`` and other filters of Jinja give."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -24,6 +24,8 @@ class Dialect(StrEnum):
     """The same marks with bare JSON."""
     DEEPSEEK_V32 = "deepseek-v3.2"
     """``<｜DSML｜function_calls>`` with every argument between tags of its own."""
+    DEEPSEEK_V4 = "deepseek-v4"
+    """The same between ``<｜DSML｜tool_calls>``."""
     GLM = "glm"
     """``<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>``: GLM 4.5 and later."""
     HARMONY = "harmony"
@@ -32,6 +34,16 @@ class Dialect(StrEnum):
     """``<|tool_calls_section_begin|>``."""
     MINIMAX = "minimax"
     """``<minimax:tool_call>``."""
+    SEED = "seed"
+    """That of Qwen3-Coder between ``<seed:tool_call>``: Seed-OSS."""
+    FUNCTIONARY = "functionary"
+    """``<function=NAME>{...}</function>``."""
+    NEMOTRON = "nemotron"
+    """``<TOOLCALL>`` around a JSON list: Nemotron Nano 2."""
+    APRIEL = "apriel"
+    """``<tool_calls>`` around a JSON list."""
+    GRANITE = "granite"
+    """``<|tool_call|>`` before a JSON list: Granite 3."""
     THINK_TAGS = "think-tags"
     """``<think>...</think>`` before the answer, written by the model, or not at all."""
     DEEPSEEK_THINK = "deepseek-think"
@@ -43,13 +55,19 @@ _TOOL_MARKS: tuple[tuple[Dialect, tuple[str, ...]], ...] = (
     (Dialect.HARMONY, ("<|channel|>", "functions")),
     (Dialect.MINIMAX, ("<minimax:tool_call>",)),
     (Dialect.KIMI, ("<|tool_calls_section_begin|>",)),
-    (Dialect.DEEPSEEK_V32, ("｜DSML｜",)),
+    (Dialect.DEEPSEEK_V32, ("｜DSML｜", "function_calls>")),
+    (Dialect.DEEPSEEK_V4, ("｜DSML｜",)),
     (Dialect.DEEPSEEK_V3, ("<｜tool▁calls▁begin｜>", "```json")),
     (Dialect.DEEPSEEK_V31, ("<｜tool▁calls▁begin｜>",)),
     (Dialect.GLM, ("<arg_key>",)),
+    (Dialect.SEED, ("<seed:tool_call>",)),
+    (Dialect.APRIEL, ("<tool_calls>[",)),
+    (Dialect.NEMOTRON, ("<TOOLCALL>",)),
+    (Dialect.GRANITE, ("<|tool_call|>",)),
     (Dialect.QWEN_XML, ("<tool_call>", "<function=")),
     (Dialect.HERMES, ("<tool_call>",)),
     (Dialect.MISTRAL, ("[TOOL_CALLS]",)),
+    (Dialect.FUNCTIONARY, ("<function=", "</function>")),
     (Dialect.LLAMA_JSON, ('"parameters":', "ipython")),
     (Dialect.LLAMA_JSON, ("<|python_tag|>",)),
 )

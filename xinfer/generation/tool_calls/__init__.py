@@ -16,12 +16,13 @@ In which form a model writes is told from its chat template, see ``dialects.py``
     form.grammar(rules, tools, single=False)         # the same form, for calls that are forced
 """
 
+import functools
+import itertools
 import secrets
 from collections.abc import Mapping
-from typing import Any
 
 from xinfer.errors import InvalidRequest
-from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.chat_template import CALLED, ChatTemplate, conversation_with_calls
 from xinfer.generation.dialects import Dialect, tool_dialect
 from xinfer.generation.tool_calls import forms
 from xinfer.generation.tool_calls.json_form import JsonForm
@@ -51,21 +52,61 @@ FORMS: Mapping[Dialect, ToolForm] = {
     Dialect.DEEPSEEK_V3: forms.DEEPSEEK_V3,
     Dialect.DEEPSEEK_V31: forms.DEEPSEEK_V31,
     Dialect.DEEPSEEK_V32: forms.DEEPSEEK_V32,
+    Dialect.DEEPSEEK_V4: forms.DEEPSEEK_V4,
     Dialect.GLM: forms.GLM,
+    Dialect.SEED: forms.SEED,
+    Dialect.FUNCTIONARY: forms.FUNCTIONARY,
+    Dialect.NEMOTRON: forms.NEMOTRON,
+    Dialect.APRIEL: forms.APRIEL,
+    Dialect.GRANITE: forms.GRANITE,
     Dialect.KIMI: forms.KIMI,
     Dialect.MINIMAX: forms.MINIMAX,
     Dialect.HARMONY: forms.HARMONY,
 }
 
 
+@functools.lru_cache(maxsize=32)
 def tool_form(template: str) -> ToolForm | None:
     """How a model with this chat template writes calls; ``None``: it writes none, or in no form that is known here."""
+    form = _form_with_the_marks(template)
+    if form is None or form is forms.HARMONY:  # which is read behind the splitter of its channels
+        return form
+    return None if _writes_otherwise(template, form) else form
+
+
+def _form_with_the_marks(template: str) -> ToolForm | None:
     dialect = tool_dialect(template)
     if dialect is Dialect.MISTRAL:
         return _mistral(template)
     if dialect is Dialect.GLM and "</arg_key><arg_value>" in template:  # since GLM 4.7
         return forms.GLM_TIGHT
     return None if dialect is None else FORMS.get(dialect)
+
+
+def _writes_otherwise(template: str, form: ToolForm) -> bool:
+    """Whether the template shows calls of the model in which this form finds none: some share marks with others."""
+    (question, answer, *_), tools = conversation_with_calls(1)
+    try:
+        compiled = ChatTemplate(template, {})
+        shown = compiled.render([question, answer], tools, {"add_generation_prompt": False})
+        prompts = [compiled.render([question], tools, {"add_generation_prompt": ends}) for ends in (True, False)]
+    except (InvalidRequest, ValueError):
+        return False  # it asks for more than this conversation has
+    answers = [_behind(prompt, shown) for prompt in prompts]
+    return all(CALLED in text for text in answers) and not any(_calls_in(text, form) for text in answers)
+
+
+def _behind(prompt: str, shown: str) -> str:
+    """What of a text is not the beginning of a prompt."""
+    same = itertools.takewhile(lambda letters: letters[0] == letters[1], zip(prompt, shown, strict=False))
+    return shown[sum(1 for _ in same) :]
+
+
+def _calls_in(text: str, form: ToolForm) -> int:
+    parser = form.parser(lambda: "id", (Tool(CALLED, {}),))
+    parser.feed(text)
+    parser.flush()
+    return parser.count
 
 
 def _mistral(template: str) -> ToolForm:
@@ -89,17 +130,9 @@ def shows_several_calls(template: ChatTemplate) -> bool:
 
 
 def _shows(template: ChatTemplate, *, calls: int) -> bool:
-    ids = [f"abcdefgh{number}" for number in range(calls)]
-    function = {"name": "f", "arguments": "{}"}
-    made = [{"id": name, "type": "function", "function": function} for name in ids]
-    messages: list[dict[str, Any]] = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": None, "tool_calls": made},
-        *({"role": "tool", "tool_call_id": name, "content": "1"} for name in ids),
-    ]
-    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+    messages, tools = conversation_with_calls(calls)
     try:
-        template.render(messages, [tool], {})
+        template.render(messages, tools, {})
     except InvalidRequest:
         return False
     return True

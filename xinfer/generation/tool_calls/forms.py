@@ -157,3 +157,38 @@ DEEPSEEK_V32 = TaggedForm(
     shares_opening=True,
     marks=("｜DSML｜",),
 )
+DEEPSEEK_V4 = msgspec.structs.replace(DEEPSEEK_V32, opening="<｜DSML｜tool_calls>", close="</｜DSML｜tool_calls>")
+SEED = msgspec.structs.replace(
+    QWEN_XML,
+    opening="<seed:tool_call>",
+    own_line=False,
+    close="</seed:tool_call>",
+    behind="</function>\n</seed:tool_call>",
+    marks=("<seed:tool_call>", "</seed:tool_call>"),
+)
+FUNCTIONARY = JsonForm(
+    openings=("<function=",),
+    written="<function={name}>{arguments}</function>",
+    head=re.compile(r"(?P<name>[^>\s]+)>\s*(?=\{)"),
+    close=("</function>",),
+)
+
+
+def _list_after(opening: str, close: str = "") -> JsonForm:
+    """Envelopes in a list behind a mark, and perhaps another mark behind that."""
+    return JsonForm(
+        openings=(opening,),
+        first=opening + "[",
+        written='{"name": "{name}", "arguments": {arguments}}',
+        separator=", ",
+        last="]" + close,
+        has_envelope=True,
+        nexts=(",",),
+        ends=("]" + close, "]\n" + close) if close else ("]",),
+        marks=(opening, *filter(None, (close,))),
+    )
+
+
+NEMOTRON = _list_after("<TOOLCALL>", "</TOOLCALL>")
+APRIEL = _list_after("<tool_calls>", "</tool_calls>")
+GRANITE = _list_after("<|tool_call|>")

@@ -15,7 +15,7 @@ from xinfer.generation.lark import LarkRules, json_value, literal
 from xinfer.generation.tags import begins_tag, first_tag, partial_tag
 from xinfer.generation.tool_calls.json_scan import JsonScanner
 from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
-from xinfer.generation.tool_calls.schemas import Tool
+from xinfer.generation.tool_calls.schemas import Tool, read_json
 
 _ENVELOPE = re.compile(
     r'\s*\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})+)"\s*,'
@@ -106,6 +106,14 @@ class JsonForm(msgspec.Struct, frozen=True, kw_only=True):
 
 def _arguments(tool: Tool) -> str:
     return json_value(tool.parameters, strict=tool.strict)
+
+
+def _unescaped(name: str) -> str:
+    """A name as it stands between the quotes of JSON; empty where that is none."""
+    try:
+        return str(read_json(f'"{name}"'))
+    except ValueError:
+        return ""
 
 
 class _Stage(enum.Enum):
@@ -213,7 +221,8 @@ class JsonCallParser(ToolCallParser):
         bare = self._held.lstrip().removeprefix("[").lstrip()
         if form.has_envelope and bare.startswith("{"):
             head = _ENVELOPE.match(self._held)
-            if head is not None and self._is_known(name := json.loads(f'"{head["name"]}"')):
+            name = _unescaped(head["name"]) if head else ""
+            if head is not None and name and self._is_known(name):
                 yield self._begin(name)
                 self._read_arguments(head.end(), enveloped=True)
             else:
@@ -243,7 +252,7 @@ class JsonCallParser(ToolCallParser):
 
     def _read_envelope(self, text: str) -> CallPart | None:
         try:
-            call: Any = json.loads(text)
+            call: Any = read_json(text)
         except ValueError:
             return None
         inner = call.get("function")

@@ -1,5 +1,6 @@
 """The tools of a request, as parsers and grammars see them."""
 
+import ast
 import json
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +19,6 @@ _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
 _COMBINING = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 _FEW: Mapping[str, list[Any]] = {"null": [None], "boolean": [False, True]}
 """Types that list their values by themselves."""
-_AS_PYTHON: Mapping[str, Any] = {"True": True, "False": False, "None": None}
-"""The template of Qwen3-Coder shows the model values so."""
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -100,13 +99,35 @@ def typed(text: str, schema: Mapping[str, Any]) -> Any:
     if kinds == {"string"}:
         return text
     try:
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError:
-        value = _AS_PYTHON.get(text, text)
+        value = _as_python(text)
         return value if _kind_of(value) in kinds else text
     if not kinds or _kind_of(value) in kinds or (_kind_of(value) == "integer" and "number" in kinds):
         return value
     return text if "string" in kinds else value
+
+
+def read_json(text: str) -> Any:
+    """What a model wrote as JSON, if it can be passed on: no NaN, no half of a character, no endless nesting.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _as_python(text: str) -> Any:
+    """What Python would read, as far as JSON can say it, else the text: templates show models values so."""
+    if not text.startswith(("{", "[", "True", "False", "None")):
+        return text
+    try:
+        return read_json(json.dumps(ast.literal_eval(text), allow_nan=False))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def _plain(schema: Mapping[str, Any], root: Mapping[str, Any], followed: set[str]) -> Iterator[Mapping[str, Any]]:
