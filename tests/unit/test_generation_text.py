@@ -189,6 +189,24 @@ def test_thoughts_are_split_from_the_answer(prompt, text, split, data):
     assert split_thoughts(prompt, list(text)) == split
 
 
+@pytest.mark.parametrize(
+    ("template", "start", "end"),
+    [
+        ("{{ '<seed:think>' }}{{ '</seed:think>' }}", "<seed:think>", "</seed:think>"),
+        ("{% set a = '<mm:think>' %}{% set b = '</mm:think>' %}", "<mm:think>", "</mm:think>"),
+        ("<|START_THINKING|>{{ message.reasoning }}<|END_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>"),
+        ("{{ '<|channel>thought\\n' }}{{ message.reasoning }}<channel|>", "<|channel>thought", "<channel|>"),
+        ("[THINK]{{ message.reasoning }}[/THINK]", "[THINK]", "[/THINK]"),
+    ],
+)
+def test_the_tags_around_thoughts_are_those_of_the_template(template, start, end):
+    form = reasoning_form(template)
+    assert set(form.marks) == {mark for mark in shown_marks(template) if "think>" not in mark or ":" in mark}
+    splitter = form.splitter("assistant\n")
+    assert splitter.feed(f"{start}\nhm\n{end}\nyes") == ("hm", "yes")
+    assert form.splitter(f"assistant\n{start}{end}") is None
+
+
 CHANNELS = [
     ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.", ("Hm.", "Yes.")),
     (

@@ -8,6 +8,7 @@ vLLM's ``reasoning`` is read in the history, but not written as well: a client t
 twice, and a stream would carry every thought twice.
 """
 
+import re
 from collections.abc import Container
 from enum import Enum
 from typing import Protocol
@@ -80,6 +81,13 @@ class ReasoningForm(msgspec.Struct, frozen=True):
 
 _THINK = ReasoningForm(START, END, (START, END))
 _MISTRAL = ReasoningForm("[THINK]", "[/THINK]", ("[THINK]", "[/THINK]"))
+_NAMED = tuple(
+    ReasoningForm(start, end, (start.partition("\n")[0], end))
+    for start, end in (("<|START_THINKING|>", "<|END_THINKING|>"), ("<|channel>thought", "<channel|>"))
+)
+"""Of Command and of Gemma 4."""
+_NAMESPACE = re.compile(r"</(\w+:think)>")
+"""A tag of the usual name in a namespace: Seed-OSS, MiniMax M3."""
 _HARMONY = ReasoningForm(marks=("<|channel|>", "<|message|>", "<|start|>", "<|end|>"))
 
 
@@ -91,9 +99,18 @@ def reasoning_form(template: str, vocabulary: Container[str] = ()) -> ReasoningF
         case Dialect.MISTRAL:
             return _MISTRAL
         case None:
-            return _THINK if START in vocabulary and END in vocabulary else None
+            named = next((form for form in _NAMED if form.start in template), None) or _namespaced(template)
+            return named or (_THINK if START in vocabulary and END in vocabulary else None)
         case _:
             return _THINK
+
+
+def _namespaced(template: str) -> ReasoningForm | None:
+    found = _NAMESPACE.search(template)
+    if found is None:
+        return None
+    start, end = f"<{found[1]}>", f"</{found[1]}>"
+    return ReasoningForm(start, end, (start, end))
 
 
 def thinks_unasked(template: str) -> bool:

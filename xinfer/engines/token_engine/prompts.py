@@ -69,13 +69,7 @@ def chat_prompt(
     """
     if template is None:
         raise InvalidRequest("this model has no chat template: use /v1/completions with the text of a prompt")
-    arguments = request.template_arguments
-    if request.reasoning_effort is not None and "reasoning_effort" in template.variables:
-        arguments["reasoning_effort"] = request.reasoning_effort
-        arguments.pop("enable_thinking", None)
-    elif request.thinking and "enable_thinking" not in template.variables:
-        name = "enable_thinking" if request.enable_thinking else "reasoning_effort"
-        raise UnsupportedParameter(f"this model cannot be told to think; leave {name!r} out", param=name)
+    arguments = _template_arguments(request, template)
     written, cut = (request.messages, request.active_tools, arguments), ""
     if shield is not None:
         written, cut = shield.cut(written)
@@ -98,6 +92,26 @@ def chat_prompt(
     check_marks(text, reader.mark, images)
     ids, prepared = reader.prompt(text, images, encode, beginning)
     return Prompt(ids, plain, prepared)
+
+
+def _template_arguments(request: ChatRequest, template: ChatTemplate) -> dict[str, Any]:
+    """What a request says to the template, in the template's own words.
+
+    Raises:
+        UnsupportedParameter: the template cannot be told to think.
+    """
+    arguments = request.template_arguments
+    switch = template.thinking_switch
+    if switch and "enable_thinking" in arguments:
+        arguments.setdefault(switch, arguments.pop("enable_thinking"))
+    if request.reasoning_effort is not None and "reasoning_effort" in template.variables:
+        arguments["reasoning_effort"] = request.reasoning_effort
+        if not switch:
+            arguments.pop("enable_thinking", None)
+    elif request.thinking and not switch:
+        name = "enable_thinking" if request.enable_thinking else "reasoning_effort"
+        raise UnsupportedParameter(f"this model cannot be told to think; leave {name!r} out", param=name)
+    return arguments
 
 
 def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits: Limits) -> list[Prompt]:
