@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,14 @@ def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
 
 def until_checked(gate: Path) -> Any:
     """Wait until a build has come to the gate; closing the file lets it through."""
-    return gate.open("w")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(gate.open, "w")
+        try:
+            return opening.result(PATIENCE_S)
+        except TimeoutError:
+            os.close(os.open(gate, os.O_RDONLY | os.O_NONBLOCK))  # instead of the build, so that the thread can end
+            opening.result().close()
+            raise
 
 
 def checks_in(machine: Machine) -> list[psutil.Process]:
@@ -226,7 +234,6 @@ def test_a_replacement_that_is_killed_leaves_the_environment_that_was_there(mach
     assert first.wait(PATIENCE_S) == 0, first.communicate()
     (row,) = machine.environments()
     builder = machine.start(*machine.install("toy_one", "--again"))
-    until_checked(gate).close()  # is it still whole?
     door = until_checked(gate)
     builder.kill()
     builder.communicate(timeout=PATIENCE_S)
