@@ -10,6 +10,7 @@ from xinfer.ops import GENERATIVE_KINDS, Op
 from xinfer.protocol import ReplicaStatus
 from xinfer.routes import Availability, Endpoint, ModelRoute
 from xinfer.spec import Adapter, Deployment, ReplicaState
+from xinfer.supervisor.launched import as_served
 from xinfer.supervisor.records import ModelRecord, WorkerRecord
 from xinfer.supervisor.views import statuses
 
@@ -101,7 +102,7 @@ def _ops(deployment: Deployment) -> tuple[Op, ...]:
 
 def card(deployment: Deployment) -> dict[str, object]:
     """The description of a model that was launched."""
-    spec = deployment.spec
+    spec = as_served(deployment).spec
     return {
         **described(spec),
         "model_engine": deployment.engine,

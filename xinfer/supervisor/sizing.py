@@ -14,6 +14,7 @@ What was observed of such a replica is better than any formula, see ``needed``.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,6 +67,9 @@ TYPE_BYTES: Mapping[str, float] = {
     "iq4_nl": 18 / 32,
 }
 """Bytes of one number by the words of launch options, config.json and the caches of llama.cpp."""
+SHORT_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kmgKMG])")
+"""16k is 16,000, and 16K is 16,384."""
+POWERS = {"k": 1, "m": 2, "g": 3}
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Types of tensors that an engine converts to the one that it computes in. Others are quantised and stay."""
 
@@ -155,17 +159,17 @@ def memory_mib(deployment: Deployment, device_kind: str = "") -> int:
 def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Demand:
     """What the launch asks for, by the names that the engine gave its options."""
     options = deployment.options
-    asked = _number(options, memory.context_options)
+    asked = number(options, memory.context_options)
     made_for = deployment.spec.context_length or 0
     context = asked or made_for or PLANNED_CONTEXT
     if not (asked or memory.needs_whole_context):
         context = min(context, PLANNED_CONTEXT)
-    together = _number(options, memory.concurrency_options)
+    together = number(options, memory.concurrency_options)
     concurrency = together or memory.concurrency
     planned = max(context, concurrency * min(context, PLANNED_TOKENS))
     if memory.shared_context:
         part = math.ceil(context / memory.cache_step) * memory.cache_step
-        planned = _number(options, memory.cache_options) or part * (together or 1 if asked else 1)
+        planned = number(options, memory.cache_options) or part * (together or 1 if asked else 1)
     quantize = _word(options, memory.quantize_options)
     said = _word(options, memory.dtype_options)
     converts = on_cpu and not (memory.quantized_keeps_dtype and (quantize or _is_quantized(deployment)))
@@ -175,7 +179,7 @@ def demand(deployment: Deployment, memory: EngineMemory, *, on_cpu: bool) -> Dem
         context=context,
         concurrency=concurrency,
         kv_tokens=planned if deployment.spec.kind in GENERATIVE_KINDS else 0,
-        batch_tokens=_number(options, memory.batch_token_options) or batch,
+        batch_tokens=number(options, memory.batch_token_options) or batch,
         weight_type=weight_type,
         kv_bytes=_kv_bytes(deployment, memory, weight_type),
         quantize=quantize,
@@ -329,18 +333,25 @@ def _is_quantized(deployment: Deployment) -> bool:
     return deployment.spec.format is Format.GGUF or deployment.spec.quantization != "none"
 
 
-def _number(options: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    """The first of these options that is a number above 0; else 0. Command lines send "4096"."""
+def number(options: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these options that is a number above 0; else 0. Command lines send "4096", and vLLM's know "4k"."""
     for name in names:
         value = options.get(name)
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
-                number = int(value)
+                found = _written_out(value)
             except (ValueError, OverflowError):
                 continue  # the engine's own Options refuse it, or it is a word such as "auto"
-            if number > 0:
-                return number
+            if found > 0:
+                return found
     return 0
+
+
+def _written_out(value: float | str) -> int:
+    short = SHORT_NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    if short is None:
+        return int(value)
+    return int(float(short[1]) * (1000 if short[2].islower() else 1024) ** POWERS[short[2].lower()])
 
 
 def _word(options: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ import msgspec
 
 from xinfer.protocol import Cordon, ModelInstance, ModelProgress, ReplicaStatus, WorkerInfo
 from xinfer.spec import ReplicaState
+from xinfer.supervisor.launched import as_served
 from xinfer.supervisor.records import Member, ModelRecord, PlacedReplica, WorkerRecord, slot_of
 
 Workers = Mapping[str, WorkerRecord]
@@ -132,7 +133,7 @@ def _stage(status: ReplicaStatus | None) -> str:
 def instance(model: ModelRecord, workers: Workers) -> ModelInstance:
     """The desired state of a model beside its replicas, and the names of the workers they are on."""
     return ModelInstance(
-        deployment=model.deployment,
+        deployment=as_served(model.deployment),
         replicas=statuses(model, workers),
         workers={
             member.replica_id: workers[member.worker_id].hello.name
