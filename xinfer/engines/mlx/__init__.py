@@ -3,6 +3,7 @@
 ==============  ========================================================================
 engine.py       declares what it can do; importable without the library
 loading.py      imports the library, reads weights and tokenizer, checks the model
+trial.py        finds out what batches a model can be given
 batch.py        the states of running sequences, in mlx-lm's own caches
 prompts.py      prompts that are being read: which of them next, and how much (pure)
 runner.py       one step: let in, read prompts in chunks, one token for every sequence

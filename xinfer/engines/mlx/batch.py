@@ -21,6 +21,31 @@ def merged(sequences: Sequence[States]) -> States:
     return [layers[0].merge(layers) for layers in zip(*sequences, strict=True)]
 
 
+def read_together(model: Any, prompts: Sequence[Sequence[int]], padding: int = 0) -> States:
+    """Read several prompts from their beginnings, padded on their right; their states as the rows of one batch.
+
+    Args:
+        model: of mlx-lm.
+        prompts: token ids; there may be prompts without any.
+        padding: the token that fills them up.
+    """
+    size = max(map(len, prompts))
+    if any(len(prompt) < size for prompt in prompts):
+        size = max(size, 2)  # caches of a window take single tokens for the continuation, which has no padding
+    missing = [size - len(prompt) for prompt in prompts]
+    states = merged([fresh(model) for _ in prompts])
+    if any(missing):
+        for layer in states:
+            layer.prepare(lengths=[len(prompt) for prompt in prompts], right_padding=missing)
+    if size:  # else each has one token only, which the first step reads
+        padded = [[*prompt, *[padding] * count] for prompt, count in zip(prompts, missing, strict=True)]
+        model(mx.array(padded), cache=states)
+    if any(missing):
+        for layer in states:
+            layer.finalize()
+    return states
+
+
 def unbatchable(model: Any) -> str:
     """Which kind of cache of a model knows no batches; empty where all of them do."""
     return next((type(layer).__name__ for layer in fresh(model) if not hasattr(layer, "merge")), "")

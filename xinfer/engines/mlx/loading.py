@@ -12,6 +12,7 @@ from xinfer.engines.base import Progress
 from xinfer.engines.mlx.batch import States, evaluate, fresh, unbatchable
 from xinfer.engines.mlx.options import MlxOptions
 from xinfer.engines.mlx.runner import BatchLimits, BatchRunner
+from xinfer.engines.mlx.trial import batches, pads
 from xinfer.engines.token_engine import Limits, LoadedModel
 from xinfer.engines.token_engine.model_folder import recommended_sampling, stop_ids
 from xinfer.engines.transformers.tokenizer import FastTokenizer
@@ -110,7 +111,10 @@ def _limits(model: Any, states: States, options: MlxOptions, grant: Grant, conte
             f"the memory that was granted leaves room for {positions} tokens, which is less than {LEAST_POSITIONS}; "
             "give it more MiB"
         )
-    return BatchLimits(max_rows=options.max_num_seqs, positions=positions)
+    if not batches(model):
+        logger.warning("%s computes one sequence at a time: requests wait for each other", type(model).__module__)
+        return BatchLimits(max_rows=1, positions=positions, pads=False)
+    return BatchLimits(max_rows=options.max_num_seqs, positions=positions, pads=pads(model))
 
 
 def _position_bytes(layer: Any) -> int:

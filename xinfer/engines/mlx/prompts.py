@@ -50,11 +50,16 @@ def take_group(waiting: deque[Sequence], room: int) -> list[Sequence]:
     return group
 
 
-def next_window(readings: Several[Reading], budget: int) -> tuple[int, int]:
+def next_window(readings: Several[Reading], budget: int, *, pads: bool = True) -> tuple[int, int]:
     """How many of the first prompts are read in the next pass, and how many tokens of each at most.
 
     Prompts are read together (padded to the longest) when none has begun and all of them can be finished with at most
     ``budget`` tokens; else the first one is read alone, and perhaps in parts.
+
+    Args:
+        readings: in the order in which they came.
+        budget: tokens.
+        pads: prompts of different lengths may be read together.
     """
     first = readings[0]
     longest = first.remaining
@@ -63,7 +68,8 @@ def next_window(readings: Several[Reading], budget: int) -> tuple[int, int]:
     count = 1
     for reading in readings[1:]:
         together = max(longest, reading.remaining)
-        if reading.filled or reading.wants_scores or (count + 1) * together > budget:
+        fits = (count + 1) * together <= budget and (pads or reading.remaining == longest)
+        if reading.filled or reading.wants_scores or not fits:
             break
         longest = together
         count += 1

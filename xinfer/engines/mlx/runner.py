@@ -12,17 +12,22 @@ import mlx.core as mx
 import msgspec
 
 from xinfer.engines.base import Load
-from xinfer.engines.mlx.batch import Batch, States, evaluate, fresh, merged
+from xinfer.engines.mlx.batch import Batch, States, evaluate, fresh, merged, read_together
 from xinfer.engines.mlx.prompts import Reading, next_window, take_group
-from xinfer.engines.mlx.sampling import BatchSampler, candidates_at, log_softmax
-from xinfer.engines.token_engine import Progress, Sequence
+from xinfer.engines.mlx.sampling import BROKEN, BatchSampler, candidates_at, log_softmax
+from xinfer.engines.token_engine import Candidates, Ending, Progress, Sequence
+from xinfer.errors import EngineFailed
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
-    """``positions``: what the memory has room for, in tokens over all rows, each as long as the longest."""
+    """``positions``: what the memory has room for, in tokens over all rows, each as long as the longest.
+
+    ``pads``: prompts of different lengths may be read together.
+    """
 
     max_rows: int
     positions: int
+    pads: bool = True
 
 
 class Row:
@@ -118,7 +123,7 @@ class BatchRunner:
     # --- reading prompts ---
 
     def _read(self) -> None:
-        count, size = next_window(self._readings, self._prefill_chunk)
+        count, size = next_window(self._readings, self._prefill_chunk, pads=self._limits.pads)
         window = self._readings[:count]
         if count == 1:
             self._read_part(window[0], size)
@@ -126,7 +131,7 @@ class BatchRunner:
                 return
             states = merged([window[0].states] * len(window[0].sequences))
         else:
-            states = self._read_together(window, size)
+            states = self._read_together(window)
         del self._readings[:count]
         self._rows += [Row(sequence) for reading in window for sequence in reading.sequences]
         self._batch.join(states)
@@ -144,20 +149,9 @@ class BatchRunner:
             _score_prompt(reading, None)  # a prompt of one token, of which nothing can be said
         reading.filled += len(tokens)
 
-    def _read_together(self, window: list[Reading], size: int) -> States:
+    def _read_together(self, window: list[Reading]) -> States:
         """Several whole prompts, padded on their right; the rows of all their sequences."""
-        parts = [reading.tokens[:-1] for reading in window]
-        padding = [size - len(part) for part in parts]
-        states = merged([reading.states for reading in window])
-        if any(padding):
-            for layer in states:
-                layer.prepare(lengths=[len(part) for part in parts], right_padding=padding)
-        if size:  # else each has one token only, which the first step reads
-            padded = [part + [0] * missing for part, missing in zip(parts, padding, strict=True)]
-            self._model(mx.array(padded), cache=states)
-        if any(padding):
-            for layer in states:
-                layer.finalize()
+        states = read_together(self._model, [reading.tokens[:-1] for reading in window])
         rows = [index for index, reading in enumerate(window) for _ in reading.sequences]
         if len(rows) > len(window):
             for layer in states:
@@ -175,12 +169,10 @@ class BatchRunner:
         if self._sampler is None:
             self._sampler = BatchSampler([row.sequence for row in self._rows])
         chosen, candidates = self._sampler.sample(logits)
-        progress = []
-        for index, (row, token) in enumerate(zip(self._rows, chosen, strict=True)):
-            row.sequence.generated.append(token)
-            row.length += 1
-            ending = row.sequence.ending_after(token)
-            progress.append(Progress(row.sequence, token, candidates[index] if candidates else None, ending))
+        progress = [
+            _append(row, token, candidates[index] if candidates else None)
+            for index, (row, token) in enumerate(zip(self._rows, chosen, strict=True))
+        ]
         self._keep(index for index, item in enumerate(progress) if item.ending is None)
         return progress
 
@@ -205,6 +197,16 @@ class BatchRunner:
             tokens_queued=unread + sum(len(sequence.prompt) for sequence in self._waiting),
             kv_usage=min(1.0, used / self._limits.positions),
         )
+
+
+def _append(row: Row, token: int, candidates: Candidates | None) -> Progress:
+    sequence = row.sequence
+    if token == BROKEN:
+        sequence.refusal = EngineFailed("the model computed values that are no numbers (NaN or infinite)")
+        return Progress(sequence, 0, None, Ending.REFUSED)
+    sequence.generated.append(token)
+    row.length += 1
+    return Progress(sequence, token, candidates, sequence.ending_after(token))
 
 
 def _score_prompt(reading: Reading, logits: mx.array | None) -> None:

@@ -15,6 +15,8 @@ from xinfer.generation.sampling import Sampling
 
 CANDIDATES = 1024
 """Truncated sampling looks at so many of the likeliest tokens first; sorting a whole vocabulary is slow."""
+BROKEN = -1
+"""In place of a token: the model computed values that are no numbers."""
 
 
 def log_softmax(logits: mx.array) -> mx.array:
@@ -37,14 +39,15 @@ class BatchSampler:
         self._random = [row for row, sequence in enumerate(self._sequences) if not sequence.sampling.is_greedy]
 
     def sample(self, logits: mx.array) -> tuple[list[int], list[Candidates | None] | None]:
-        """The next token of every row, and the candidates of the rows that want them.
+        """The next token of every row, or ``BROKEN``, and the candidates of the rows that want them.
 
         Args:
             logits: [rows, vocabulary].
         """
         if not (self._edited or self._scored or self._random):
-            return _integers(logits.argmax(-1)), None
+            return _integers(_likeliest(logits)), None
         logits = logits.astype(mx.float32)
+        sound = _is_sound(logits)
         scores = log_softmax(logits[mx.array(self._scored)]) if self._scored else None
         if self._edited:
             rows = [logits[row] for row in range(len(self._sequences))]
@@ -60,13 +63,26 @@ class BatchSampler:
             )
             for row, token in zip(self._random, drawn, strict=True):
                 tokens[row] = token
+        broken = [row for row, is_sound in enumerate(cast("list[bool]", sound.tolist())) if not is_sound]
+        for row in broken:
+            tokens[row] = BROKEN
         if scores is None:
             return tokens, None
         candidates: list[Candidates | None] = [None] * len(tokens)
         for index, row in enumerate(self._scored):
             wanted = self._sequences[row].sampling.logprobs or 0
-            candidates[row] = candidates_at(scores[index], tokens[row], wanted)
+            if row not in broken:
+                candidates[row] = candidates_at(scores[index], tokens[row], wanted)
         return tokens, candidates
+
+
+def _is_sound(logits: mx.array) -> mx.array:
+    """Of each row, whether its highest value is a number: a NaN counts as the highest."""
+    return mx.isfinite(logits.max(-1))
+
+
+def _likeliest(logits: mx.array) -> mx.array:
+    return mx.where(_is_sound(logits), logits.argmax(-1).astype(mx.int32), BROKEN)
 
 
 def edited(logits: mx.array, sequence: Sequence) -> mx.array:
