@@ -398,6 +398,24 @@ def test_sentencepiece_tokens_have_bytes_too(tmp_path):
     assert list(fast.pieces()) == [b"\xc3", b"\xa9", b" ", b"a", b" a", b""]
 
 
+def test_a_tokenizer_is_made_of_older_files(tiny, tmp_path):
+    """As OPT has them."""
+    content = json.loads((tiny / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "opt"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises(LoadFailed, match=r"lacks tokenizer\.json and vocab\.json and merges\.txt"):
+        FastTokenizer(tmp_path, 512)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(LoadFailed, match="none can be made of its other files"):
+        FastTokenizer(tmp_path, 512)
+    merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"])
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    made, own = FastTokenizer(tmp_path, 512), FastTokenizer(tiny, 512)
+    assert made.encode(TEXT, add_special=False) == own.encode(TEXT, add_special=False)
+    assert made.detokenizer().feed(made.encode("é def", add_special=False)) == "é def"
+
+
 def test_marks_that_parsers_look_for_stay_visible(tiny, tmp_path):
     tokenizer = Tokenizer(models.BPE({"\u2581a": 0}, []))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])

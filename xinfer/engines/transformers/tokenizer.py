@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tokenizers
 
+from xinfer.errors import LoadFailed, describe
 from xinfer.generation.detokenizer import (
     ByteDetokenizer,
     Detokenizer,
@@ -24,19 +25,17 @@ class FastTokenizer:
     """Implements ``token_engine.Tokenizer``.
 
     Args:
-        folder: the model's; it has a ``tokenizer.json``.
+        folder: the model's.
         vocabulary_size: how many ids the model can produce.
         marks: tokens that stay in the text even where the model calls them special, because parsers look for them.
 
     Raises:
-        FileNotFoundError: there is no ``tokenizer.json``.
+        LoadFailed: there is no ``tokenizer.json``, nor what one can be made of.
     """
 
     def __init__(self, folder: Path, vocabulary_size: int, marks: Collection[str] = ()) -> None:
         path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no tokenizer.json, which this engine needs to read and write text")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.is_file() else _converted(folder)
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         # A model's file may cut or pad; requests say what they want, and are refused where it is too long.
         self._tokenizer.no_truncation()
@@ -88,3 +87,25 @@ class FastTokenizer:
         if byte := _BYTE_TOKEN.fullmatch(written):
             return bytes([int(byte[1], 16)])
         return written.replace(_SPACE_LETTER, " ").encode()
+
+
+def _converted(folder: Path) -> str:
+    """What would be in ``tokenizer.json``, made of the older files that a folder has (OPT and others)."""
+    import transformers  # noqa: PLC0415 - takes a second, and few models need it
+
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, ImportError, TypeError, KeyError) as error:  # what it raises at files it cannot read
+        raise LoadFailed(
+            f"{folder} has no tokenizer.json, and none can be made of its other files: {describe(error)}"
+        ) from error
+    names = ["tokenizer.json", *found.vocab_files_names.values()]
+    missing = [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
+    made = found.backend_tokenizer
+    # The library makes an empty tokenizer of nothing, and of half of its files one that cuts words in another way.
+    if set(missing) - {"tokenizer.json"} or not made.get_vocab_size():
+        raise LoadFailed(
+            f"{folder} lacks {' and '.join(missing)}: text is read and written with tokenizer.json, or with all of the "
+            "older files that one can be made of"
+        )
+    return str(made.to_str())
