@@ -412,7 +412,8 @@ def test_a_tokenizer_is_made_of_older_files(tiny, tmp_path):
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"])
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     made, own = FastTokenizer(tmp_path, 512), FastTokenizer(tiny, 512)
-    assert made.encode(TEXT, add_special=False) == own.encode(TEXT, add_special=False)
+    text = TEXT.replace("<|", "")
+    assert made.encode(text, add_special=False) == own.encode(text, add_special=False)
     assert made.detokenizer().feed(made.encode("é def", add_special=False)) == "é def"
 
 
