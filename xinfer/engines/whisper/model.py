@@ -50,8 +50,8 @@ class WhisperModel:
         return text
 
     def tokens_of(self, text: str) -> list[int]:
-        """A text as tokens, without any mark."""
-        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", add_special_tokens=False)
+        """A text as tokens, without any mark: what looks like one in it stays text."""
+        ids: list[int] = self._tokenizer.encode(f" {text.strip()}", add_special_tokens=False, split_special_tokens=True)
         return ids
 
     @property
