@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from xinfer.cli.adapter_options import named_path
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 
 ModelUid = Annotated[str, typer.Argument(metavar="MODEL", help="Uid of the model that it belongs to.")]
 NameAndPath = Annotated[
@@ -59,7 +58,7 @@ def show(model: ModelUid, *, endpoint: Endpoint = None, api_key: ApiKey = None, 
     if not adapters:
         out.print(f"{model} has no adapters. Add one: xinfer adapter add {model} NAME=PATH", markup=False)
         return
-    table = Table("adapter", "rank", "made for", "served by", "path")
+    table = Grid("adapter", "rank", "made for", "served by", "path")
     for adapter in adapters:
         failures = [f"{replica}: {reason}" for replica, reason in adapter.failures.items()]
         served = "\n".join([*adapter.replicas, *failures])

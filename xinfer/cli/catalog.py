@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from xinfer.cli import weights
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import err, out
+from xinfer.cli.screen import Grid, err, out
 
 Name = Annotated[str | None, typer.Argument(help="A model, by its name or alias: show all of its weights.")]
 ModelType = Annotated[
@@ -61,8 +60,8 @@ def show_catalog(
         show_model(answer)
 
 
-def _models_table(models: list[dict[str, Any]]) -> Table:
-    table = Table("model", "type", "sizes", "formats", "what it is")
+def _models_table(models: list[dict[str, Any]]) -> Grid:
+    table = Grid("model", "type", "sizes", "formats", "what it is")
     for model in sorted(models, key=lambda model: (model["model_family"], model["model_name"])):
         table.add_row(
             escape(model["model_name"]) + ("" if model["is_builtin"] else " [dim](registered)[/]"),
@@ -88,7 +87,7 @@ def show_model(model: dict[str, Any]) -> None:
     for name, fact in facts.items():
         if fact:
             out.print(f"{name}: {fact}")
-    table = Table("size", "format", "quantization", "GiB", "where")
+    table = Grid("size", "format", "quantization", "GiB", "where")
     for spec in model["model_specs"]:
         size = f"{spec['weights_mib'] / GIB:.1f}" if spec["weights_mib"] else ""
         sources = escape("\n".join(spec["sources"]))

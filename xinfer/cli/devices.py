@@ -8,12 +8,11 @@ import typer
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from xinfer.cli.device_cards import cards, condition, held, known, label
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 from xinfer.cli.status import STATE_STYLES
 from xinfer.client import Client, DeviceStatus, SliceStatus
 
@@ -64,9 +63,9 @@ def watch_devices(client: Client) -> None:
                 out.print(picture)
 
 
-def devices_table(found: Iterable[DeviceStatus]) -> Table:
+def devices_table(found: Iterable[DeviceStatus]) -> Grid:
     """A row for each device, and under it one for each of its slices."""
-    table = Table("worker", "device", "state", title="Devices (memory in MiB)")
+    table = Grid("worker", "device", "state", title="Devices (memory in MiB)")
     for column in ("reserved", "limit", "free", "used", "cores %"):
         table.add_column(column, justify="right")
     table.add_column("held")

@@ -4,10 +4,9 @@ from typing import Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 from xinfer.client import Client, DeviceVerdict, LaunchPlan
 from xinfer.client.connection import read
 
@@ -38,9 +37,9 @@ def show_plan(client: Client, body: dict[str, Any], *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def plan_table(plan: LaunchPlan) -> Table:
+def plan_table(plan: LaunchPlan) -> Grid:
     """A row for each device, those that would be taken first of all."""
-    table = Table("worker", "device", title="Devices (memory in MiB, cores in percent)")
+    table = Grid("worker", "device", title="Devices (memory in MiB, cores in percent)")
     for column in ("needed", "free", "missing", "cores needed", "cores free"):
         table.add_column(column, justify="right")
     table.add_column("verdict")

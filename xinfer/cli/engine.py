@@ -14,10 +14,9 @@ import msgspec
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from xinfer.cli import query
-from xinfer.cli.screen import complain, err, out
+from xinfer.cli.screen import Grid, complain, err, out
 from xinfer.errors import Conflict, EnvironmentFailed, InvalidRequest, NotFound, describe
 from xinfer.settings import Settings
 
@@ -43,7 +42,7 @@ def show(*, as_json: Json = False) -> None:
     if as_json:
         out.print_json(data={"engines": msgspec.to_builtins(offers), "environments": rows})
         return
-    table = Table("engine", "version", "where", title="Engines")
+    table = Grid("engine", "version", "where", title="Engines")
     for name, offer in sorted(offers.items()):
         where = f"environment {offer.environment}" if offer.environment else "this Python" if offer.ok else offer.reason
         table.add_row(name, offer.version, escape(where), style=None if offer.ok else "dim")
@@ -217,10 +216,10 @@ def _environment_row(here: Any, name: str) -> dict[str, Any]:
     return row | {"state": "in use" if users or here.store.is_used(name) else idle, "used_by": users}
 
 
-def _environments_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Environments")
+def _environments_table(rows: list[dict[str, Any]]) -> Grid:
+    table = Grid(title="Environments")
     for column in ("environment", "version", "state", "MiB", "built"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column)
     lists = [column for column in ("used_by", "extra") if any(row.get(column) for row in rows)]
     for column in lists:
         table.add_column(column.replace("_", " "))

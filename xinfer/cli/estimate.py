@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from xinfer.cli.device_options import device_words, with_options_of
@@ -23,7 +22,7 @@ from xinfer.cli.launch import (
     launch_body,
 )
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 from xinfer.client import EstimateParts, LaunchPlan, ModelEstimate
 
 Model = Annotated[str, typer.Argument(help="A model of the catalog, or the path of a folder or GGUF file.")]
@@ -99,13 +98,13 @@ def show(found: ModelEstimate) -> None:
         out.print(plan_table(taken))
 
 
-def estimate_table(found: ModelEstimate) -> Table:
+def estimate_table(found: ModelEstimate) -> Grid:
     """A row for each part that anything needs, and what it adds up to; the kind of device that it would get first."""
     columns = sorted(found.estimates.values(), key=lambda parts: parts.device_kind != found.device_kind)
     size = f", {found.size_in_billions:g} billion parameters" if found.size_in_billions else ""
     quantized = f", {found.quantization}" if found.quantization not in ("", "none") else ""
     what = f"{found.model_name} ({found.model_engine}, {found.model_format}{quantized}{size})"
-    table = Table("MiB of one replica", title=escape(what))
+    table = Grid("MiB of one replica", title=escape(what))
     for parts in columns:
         table.add_column(KINDS.get(parts.device_kind, parts.device_kind), justify="right")
 

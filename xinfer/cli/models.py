@@ -3,10 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import complain, out
+from xinfer.cli.screen import Grid, complain, out
 
 
 def list_models(*, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: AsJson = False) -> None:
@@ -24,7 +23,7 @@ def list_models(*, endpoint: Endpoint = None, api_key: ApiKey = None, as_json: A
     if not running:
         out.print("No model is deployed. Launch one: xinfer launch demo-chat")
         return
-    table = Table("model uid", "type", "engine", "state", "ready", "context", "abilities")
+    table = Grid("model uid", "type", "engine", "state", "ready", "context", "abilities")
     for model in sorted(running, key=lambda model: model.id):
         table.add_row(
             model.id,

@@ -4,12 +4,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from xinfer.cli.launch import ModelEngine, ModelFormat, ModelPath, ModelType, Quantization, WorkerIp, launch_body
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 
 Model = Annotated[str, typer.Argument(help="A model of the catalog, an id (OWNER/NAME), or a folder or GGUF file.")]
 Size = Annotated[
@@ -94,8 +93,8 @@ def show(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         out.print(Text("Nothing of this runs here now.", style="red"))
 
 
-def _able_table(name: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table("engine", "size", "format", "quantization", title=f"{escape(name)}: the best first")
+def _able_table(name: str, rows: list[dict[str, Any]]) -> Grid:
+    table = Grid("engine", "size", "format", "quantization", title=f"{escape(name)}: the best first")
     table.add_column("weights", justify="right")
     table.add_column("needs MiB", justify="right")
     table.add_column("where")
@@ -117,13 +116,13 @@ def _able_table(name: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _unable_table(rows: list[dict[str, Any]]) -> Table:
+def _unable_table(rows: list[dict[str, Any]]) -> Grid:
     """One row for each engine and reason: the same holds of many quantizations. Of formats, one says enough."""
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         same = row["hindrance"] if row["hindrance"] == "format" else row["reason"]
         grouped.setdefault((row["model_engine"], same), []).append(row)
-    table = Table("engine", "formats", "", "why not", title="What does not run")
+    table = Grid("engine", "formats", "", "why not", title="What does not run")
     for (engine, _), same in grouped.items():
         reason = same[0]["reason"]
         formats = dict.fromkeys(row["model_format"] for row in same)

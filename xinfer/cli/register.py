@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from xinfer.cli.catalog import show_model
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 from xinfer.errors import InvalidRequest, UnknownModel
 
 File = Annotated[
@@ -111,8 +110,8 @@ def _named(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
     raise UnknownModel(f"no model {name!r} is registered; there are: {known}")
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table("model", "type", "version", "formats", "where", "built-in")
+def _table(found: list[dict[str, Any]]) -> Grid:
+    table = Grid("model", "type", "version", "formats", "where", "built-in")
     for model in found:
         sources = dict.fromkeys(source for spec in model["model_specs"] for source in spec["sources"])
         table.add_row(

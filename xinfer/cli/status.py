@@ -2,10 +2,9 @@
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import out
+from xinfer.cli.screen import Grid, out
 from xinfer.client import ClusterStatus, ModelStatus, WorkerStatus
 from xinfer.client.answers import Device, ReplicaProgress
 
@@ -45,9 +44,9 @@ def duration(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
-def workers_table(workers: tuple[WorkerStatus, ...]) -> Table:
+def workers_table(workers: tuple[WorkerStatus, ...]) -> Grid:
     """A row for each device of each worker."""
-    table = Table("worker", "address", "state", "device", "booked MiB", "replicas", "engines", title="Workers")
+    table = Grid("worker", "address", "state", "device", "booked MiB", "replicas", "engines", title="Workers")
     for worker in workers:
         state = "[green]alive[/]" if worker.alive else f"[red]lost {duration(worker.last_seen_s_ago)} ago[/]"
         if worker.cordoned:
@@ -85,9 +84,9 @@ def booked_mib(worker: WorkerStatus, device_id: str) -> int:
     )
 
 
-def models_table(models: tuple[ModelStatus, ...]) -> Table:
+def models_table(models: tuple[ModelStatus, ...]) -> Grid:
     """A row for each replica of each model; a failed one shows the first line of its reason."""
-    table = Table("model uid", "type", "engine", "replica", "worker", "state", "detail", title="Models")
+    table = Grid("model uid", "type", "engine", "replica", "worker", "state", "detail", title="Models")
     for model in models:
         head = (escape(model.model_uid), model.model_type, model.model_engine)
         if not model.replicas:

@@ -6,11 +6,10 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from xinfer.cli.download_bars import DownloadBars
 from xinfer.cli.options import ApiKey, AsJson, Endpoint, connect
-from xinfer.cli.screen import err, out
+from xinfer.cli.screen import Grid, err, out
 from xinfer.cli.weights_here import cached_here, pull_here, remove_here
 from xinfer.client import Client, Unreachable
 from xinfer.client.weights import CachedStatus, PullProgress, PullStatus, WorkerWeights
@@ -183,8 +182,8 @@ def _print_ready(where: str, pulled: PullStatus) -> None:
     out.print(escape(f"{pulled.source} is on {where}: {size}, {pulled.path}"), soft_wrap=True)
 
 
-def _table(rows: Iterable[tuple[str, CachedStatus]]) -> Table:
-    table = Table("worker", "source", "format", "MiB", "downloaded", "used by")
+def _table(rows: Iterable[tuple[str, CachedStatus]]) -> Grid:
+    table = Grid("worker", "source", "format", "MiB", "downloaded", "used by")
     for worker, one in rows:
         day = time.strftime("%Y-%m-%d", time.localtime(one.downloaded_at))
         users = ", ".join(one.used_by)
