@@ -116,6 +116,20 @@ def test_what_was_computed_with_other_weights_is_of_no_use():
     assert table.place([*SYSTEM, 1]).shared == 0
 
 
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_lost_its_beginning_is_shared_where_nobody_looks_back_so_far(busy):
+    table = SlotTable(2, window=20)
+    slot = occupy(table, SYSTEM)
+    if not busy:
+        table.free(slot)
+    assert table.fading == [slot]
+    slot.begins = 30
+    near, far = (table.place([*SYSTEM[:known], 7, 8]) for known in (49, 50))
+    assert isinstance(near, Found)
+    assert isinstance(far, Found)
+    assert (near.shared, far.shared) == (0, 50)
+
+
 def test_nobody_waits_for_a_prompt_that_is_read_with_other_weights():
     table = SlotTable(2)
     table.take(table.place(SYSTEM), sequence(), list(SYSTEM), object())

@@ -346,6 +346,10 @@ class Context:
         """Forget what a sequence has from a position on."""
         c.llama_memory_seq_rm(self._memory, sequence, position, -1)
 
+    def first_position(self, sequence: int) -> int:
+        """The first position from which on all is there that a sequence has; -1: it has nothing."""
+        return int(c.llama_memory_seq_pos_min(self._memory, sequence))
+
     def copy(self, source: int, target: int) -> None:
         """Make a sequence know what another one knows. Done together with the next batch."""
         c.llama_memory_seq_cp(self._memory, source, target, -1, -1)

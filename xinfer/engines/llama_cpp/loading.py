@@ -82,6 +82,8 @@ def load_generator(spec: ModelSpec, options: LlamaCppOptions, grant: Grant, prog
                 plan.sequences,
                 shares=_shares_prefixes(options, model),
                 neighbours=not options.kv_unified and model.keeps_past,
+                # In a shared cache, tokens behind the window of their sequence give their places to others.
+                window=model.window if options.kv_unified else 0,
             ),
             capacity=plan.tokens,
             pace=Pace(options.n_ubatch, fixed=options.prefill_chunk),

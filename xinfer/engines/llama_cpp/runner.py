@@ -136,6 +136,8 @@ class LlamaRunner:
             sequence = waiting.sequence
             # What was generated before the sequence lost its slot is read again like a prompt.
             tokens = sequence.prompt + sequence.generated
+            for slot in self._slots.fading:
+                slot.begins = self._context.first_position(slot.number)
             place = self._slots.place(
                 tokens, anew=wants_scores(sequence), weights=_mark(sequence), images=sequence.images or ()
             )

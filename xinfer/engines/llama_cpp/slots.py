@@ -29,9 +29,10 @@ class Slot:
         since: when it was taken, or of a free slot when it was freed, as a count.
         weights: stands for the adapter that ``tokens`` were computed with; ``None``: they were computed without one.
         images: in ``tokens``.
+        begins: the first position that all layers have; those with a window may have lost what is before it.
     """
 
-    __slots__ = ("filled", "images", "number", "sequence", "since", "tokens", "weights")
+    __slots__ = ("begins", "filled", "images", "number", "sequence", "since", "tokens", "weights")
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -41,6 +42,7 @@ class Slot:
         self.since = 0
         self.weights: object = None
         self.images: Sequence[ImageSpan] = ()
+        self.begins = 0
 
     @property
     def remaining(self) -> int:
@@ -87,12 +89,14 @@ class SlotTable:
         count: how many there are.
         shares: whether the cache can keep a part of what a sequence knows.
         neighbours: slots are computed together only where their numbers follow one another.
+        window: so many tokens back some layers look, which may lose those before; 0: all keep all.
     """
 
-    def __init__(self, count: int, *, shares: bool = True, neighbours: bool = True) -> None:
+    def __init__(self, count: int, *, shares: bool = True, neighbours: bool = True, window: int = 0) -> None:
         self._slots = [Slot(number) for number in range(count)]
         self._shares = shares
         self._neighbours = neighbours
+        self._window = window
         self._clock = 0
 
     def __len__(self) -> int:
@@ -117,6 +121,11 @@ class SlotTable:
             if len(gap) <= WIDEST_GAP and all(slot.sequence is None for slot in gap)
             for slot in gap
         ]
+
+    @property
+    def fading(self) -> list[Slot]:
+        """Those that may have lost tokens: ``begins`` is to be set anew before the next prompt is placed."""
+        return [slot for slot in self._slots if slot.filled] if self._window else []
 
     @property
     def has_room(self) -> bool:
@@ -148,9 +157,13 @@ class SlotTable:
                     continue
                 common = whole_images(min(common_prefix(slot.tokens, tokens), longest), images)
                 known = whole_images(min(common, slot.filled), images)
-                if known > shared:
+                if known > shared and self._begins_early(slot, known):
                     source, shared = slot, known
-                if slot.sequence is not None and common > max(slot.filled, coming.until):
+                if (
+                    slot.sequence is not None
+                    and self._begins_early(slot, common)
+                    and common > max(slot.filled, coming.until)
+                ):
                     coming = Coming(slot, slot.sequence, common)
         if coming.until >= shared + LEAST_SHARED:
             return coming
@@ -168,6 +181,7 @@ class SlotTable:
         slot = found.slot
         slot.weights = weights
         slot.images = sequence.images or ()
+        slot.begins = 0
         slot.sequence, slot.tokens, slot.filled, slot.since = sequence, tokens, found.shared, self._clock
         return slot
 
@@ -199,6 +213,10 @@ class SlotTable:
         """
         free = [slot for slot in self._slots if slot.sequence is None]
         return min(free, key=lambda slot: (slot in spared, -self._busy_beside(slot), slot.since))
+
+    def _begins_early(self, slot: Slot, known: int) -> bool:
+        """Whether all is there that the first token behind so many looks at."""
+        return slot.begins <= max(0, position_of(known, slot.images) - self._window)
 
     def _busy_beside(self, slot: Slot) -> int:
         """How many of its neighbours are busy."""
