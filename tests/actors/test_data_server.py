@@ -66,6 +66,9 @@ class Puppet:
     def load_report(self):
         return self.load
 
+    def failure(self):
+        return ""
+
     async def repeat(self, call):
         yield JSON_HEAD
         yield call.body

@@ -1,11 +1,12 @@
 """Replicas that die, drain, are full or break, seen by clients: what is retried, what is told, and when it ends."""
 
 import asyncio
+import json
 
 import pytest
 
 from xinfer.engines.base import JSON_HEAD, SSE_HEAD, Load
-from xinfer.errors import TooManyRequests
+from xinfer.errors import ContextOverflow, EngineFailed, NotFound, NotReady, TooManyRequests
 from xinfer.routes import Availability
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "one two three"}]}
@@ -15,13 +16,17 @@ STREAM = CHAT | {"stream": True}
 class Engine:
     """Does what a test says, step by step: yields each frame of ``script``, then waits for ever, raises or ends."""
 
-    def __init__(self, *script):
+    def __init__(self, *script, ended=""):
         self.script = script
+        self.ended = ended
         self.begun = 0
         self.running = 0
 
     def load_report(self):
         return Load(running=self.running)
+
+    def failure(self):
+        return self.ended
 
     async def serve(self, call):
         self.begun += 1
@@ -149,6 +154,55 @@ def test_a_connection_that_broke_is_made_again_and_the_request_with_it(play):
     play(scenario)
 
 
+@pytest.mark.parametrize("error", [EngineFailed("its core died"), NotReady("it has ended"), ValueError("no socket")])
+@pytest.mark.parametrize("script", [[], [SSE_HEAD], [JSON_HEAD, b'{"half']], ids=["nothing", "a head", "half"])
+def test_an_engine_that_has_ended_is_a_replica_that_has_died(play, script, error):
+    """Its own words about that are no answer: what computes can be killed while the process beside it lives."""
+
+    async def scenario(stage):
+        engine = Engine(*script, error, ended="its core died")
+        first, other = await pair(stage, engine)
+        reply = await stage.post("/v1/chat/completions", CHAT)
+        assert (reply.status, reply.json["choices"][0]["message"]["content"]) == (200, "one two three")
+        assert (engine.begun, first.server.draining, other.server.draining) == (1, True, False)
+
+    play(scenario)
+
+
+def test_a_request_waits_for_the_successor_of_an_engine_that_has_ended(play):
+    async def scenario(stage):
+        engine = Engine(EngineFailed("its core died"), ended="its core died")
+        ends = await stage.replica("m", engine)
+        stage.publish("m", ends)
+        await stage.connected()
+        asked = stage.open("POST", "/v1/chat/completions", CHAT)
+        await stage.until(lambda: ends.server.draining)
+        stage.publish("m", await stage.replica("m"))
+        assert ((await asked.reply()).status, engine.begun) == (200, 1)
+
+    play(scenario)
+
+
+def test_what_is_wrong_with_a_request_is_said_also_by_an_engine_that_ends(play):
+    async def scenario(stage):
+        engine = Engine(ContextOverflow("too long", param="messages"), ended="its core died")
+        stage.publish("m", await stage.replica("m", engine))
+        reply = await stage.post("/v1/chat/completions", CHAT)
+        assert (reply.status, reply.error["message"], reply.error["param"]) == (400, "too long", "messages")
+
+    play(scenario)
+
+
+def test_an_error_keeps_its_parameter_whatever_its_kind(play):
+    async def scenario(stage):
+        engine = Engine(NotFound("there is no response 'r'", param="previous_response_id"))
+        stage.publish("m", await stage.replica("m", engine))
+        reply = await stage.post("/v1/responses", {"model": "m", "input": "one"})
+        assert (reply.status, reply.error["param"]) == (404, "previous_response_id")
+
+    play(scenario)
+
+
 # --- after the first byte ---------------------------------------------------------------------------------------------
 
 
@@ -181,6 +235,37 @@ def test_a_stream_that_breaks_ends_with_an_error_event(play):
         assert error["error"]["code"] == "engine_error"
         assert "a shape does not fit" in error["error"]["message"]
         assert engine.begun == 1
+
+    play(scenario)
+
+
+def test_other_streams_of_an_engine_that_has_ended_end_with_an_error_event(play):
+    async def scenario(stage):
+        engine = Engine(SSE_HEAD, b'data: {"n": 1}\n\n', "wait")
+        stage.publish("m", await stage.replica("m", engine))
+        asked = stage.open("POST", "/v1/chat/completions", STREAM)
+        await asked.message()
+        await asked.message()
+        engine.script, engine.ended = (EngineFailed("its core died"),), "its core died"
+        other = stage.open("POST", "/v1/chat/completions", CHAT)
+        assert b'"code":"replica_lost"' in (await asked.message())["body"]
+        other.disconnect()
+        await asyncio.gather(asked.task, other.task)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_where_events_have_names_the_error_has_one(play, path):
+    """Anthropic's client reads over events without: it would take the answer for complete."""
+
+    async def scenario(stage):
+        engine = Engine(SSE_HEAD, b'event: ping\ndata: {"type": "ping"}\n\n', ValueError("a shape does not fit"))
+        stage.publish("m", await stage.replica("m", engine))
+        reply = await stage.post(path, {"model": "m", "stream": True})
+        name, data = reply.chunks[-1].decode().splitlines()[:2]
+        event = json.loads(data.removeprefix("data: "))
+        assert (name, event["type"], event["error"]["code"]) == ("event: error", "error", "engine_error")
 
     play(scenario)
 

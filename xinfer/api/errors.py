@@ -4,14 +4,19 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from xinfer.channel.wire import Failure
 from xinfer.errors import InvalidRequest, MethodNotAllowed, NotFound, XinferError
+from xinfer.ops import Op
 
 log = logging.getLogger(__name__)
+
+NAMED_EVENTS = frozenset({Op.MESSAGES, Op.RESPONSES})
+"""Operations whose streams have events with names. Clients of these do not look at one that has none."""
 
 
 class RelayedError(XinferError):
@@ -34,8 +39,10 @@ def error_response(error: XinferError, headers: Mapping[str, str] | None = None)
     )
 
 
-def sse_error(error: XinferError) -> bytes:
+def sse_error(error: XinferError, op: Op) -> bytes:
     """The error as an event of a stream that has begun."""
+    if op in NAMED_EVENTS:
+        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", **error.body()}) + b"\n\n"
     return b"data: " + error.encode() + b"\n\n"
 
 

@@ -155,7 +155,7 @@ class _Answer:
             data = await stream.read()
         if stream.lost or stream.failure is not None:
             error = _error_of(stream)
-            await send({"type": "http.response.body", "body": sse_error(error), "more_body": False})
+            await send({"type": "http.response.body", "body": sse_error(error, self._op), "more_body": False})
             self.finish(error.status)
             return True
         await send({"type": "http.response.body", "body": b"", "more_body": False})

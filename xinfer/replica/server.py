@@ -16,7 +16,7 @@ from xinfer.channel.handshake import TIMEOUT_S, HandshakeError, ReplicaHandshake
 from xinfer.channel.watchdog import Watchdog
 from xinfer.channel.wire import Failure, FrameReader, Kind
 from xinfer.engines.base import Call, Engine, Head, Load
-from xinfer.errors import EngineFailed, InvalidRequest, NotReady, TooManyRequests, XinferError, describe
+from xinfer.errors import EngineFailed, NotReady, TooManyRequests, XinferError, describe
 from xinfer.processes import host_id, runtime_directory
 from xinfer.protocol import LaunchOrder
 from xinfer.replica.outbox import Outbox
@@ -129,6 +129,13 @@ class DataServer:
                 f"this replica already holds {self._max_queued} requests; try again shortly", retry_after=1
             )
         return None
+
+    def has_ended(self) -> bool:
+        """Whether the engine can serve no more. Then new calls are refused: this process ends next."""
+        if self.engine.failure():
+            self.begin_drain()
+            return True
+        return False
 
     def track(self, task: asyncio.Task[None]) -> None:
         """A call began."""
@@ -290,16 +297,24 @@ class GatewayConnection(asyncio.Protocol):
         self._watchdog.start()
 
     async def _serve(self, number: int, call: Call, running: _Running) -> None:
-        """Answer one call. The boundary: whatever an engine raises becomes an answer."""
+        """Answer one call. The boundary: whatever an engine raises becomes an answer.
+
+        Unless the engine itself is gone, as its processes can be while this one lives: that is no answer. The
+        connection ends, as if this process had died, which it does next; another one is asked where no byte has come.
+        """
+        failed: XinferError | None = None
         try:
             await self._send_answer(number, call, running)
-            end = b""
         except XinferError as error:
-            end = _failure(error)
+            failed = error
         except Exception as error:  # the boundary of the engine: the client gets an answer, the log the traceback
             log.exception("request %s (%s) failed", call.request_id, call.op)
-            end = _failure(EngineFailed(f"the engine failed: {describe(error)}"))
-        self._outbox.put(number, Kind.END, end)
+            failed = EngineFailed(f"the engine failed: {describe(error)}")
+        if failed is not None and failed.status >= EngineFailed.status and self._server.has_ended():
+            log.warning("request %s (%s) is given up: %s", call.request_id, call.op, failed.message)
+            self.close()
+            return
+        self._outbox.put(number, Kind.END, _failure(failed) if failed is not None else b"")
 
     async def _send_answer(self, number: int, call: Call, running: _Running) -> None:
         """Send what the engine yields: one Head, then bytes, no faster than the client takes them.
@@ -323,7 +338,6 @@ class GatewayConnection(asyncio.Protocol):
 
 
 def _failure(error: XinferError, *, retryable: bool = False) -> bytes:
-    param = error.param if isinstance(error, InvalidRequest) else None
     return wire.encode_failure(
-        Failure(error.message, error.code, error.type, error.status, retryable, param, error.retry_after)
+        Failure(error.message, error.code, error.type, error.status, retryable, error.param, error.retry_after)
     )
