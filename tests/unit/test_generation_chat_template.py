@@ -148,6 +148,30 @@ def test_developer_is_called_system_where_the_template_knows_no_developer():
     assert render("{# developer #}" + TURNS, [message]) == "<developer>x</s>\n"
 
 
+def test_developer_is_called_system_where_the_template_refuses_it():
+    """That of Apertus has a part for developers, which no message makes."""
+    source = (
+        "<developer>be kind</developer>{% for m in messages %}{% if m.role not in ('system', 'user') %}"
+        "{{ raise_exception('Invalid message role') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    shown = render(source, [{"role": "developer", "content": "x"}, USER])
+    assert shown == "<developer>be kind</developer><system>x<user>hi"
+
+
+@pytest.mark.parametrize("told", [{}, {"description": None, "parameters": None}, {"parameters": {"type": "object"}}])
+def test_what_a_tool_may_leave_out_is_there_for_templates_that_ask_for_it(told):
+    """Those of gpt-oss and Hermes join descriptions to text and look into the properties."""
+    tools = [{"type": "function", "function": {"name": "f", **told}}]
+    asking = (
+        "{% for tool in tools %}{{ tool.function.name + ':' + tool.function.description }}"
+        "{% for name in tool.function.parameters.properties %}{{ name }}{% endfor %}{% endfor %}"
+    )
+    assert render(asking, tools=tools) == "f:"
+    assert json.loads(render("{{ tools | tojson }}", tools=tools)) == tools  # as it came, where nobody asks for more
+    with pytest.raises(InvalidRequest, match="no way"):
+        render("{% if tools %}{{ raise_exception('no way') }}{% endif %}", tools=tools)
+
+
 def test_what_the_template_refuses_is_a_400_in_its_own_words():
     with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
         render("{{ raise_exception('roles must alternate') }}")

@@ -264,6 +264,11 @@ def test_a_form_that_shares_the_marks_of_another_is_not_taken_for_it():
     assert tool_form(silent) is forms.HERMES
 
 
+def test_marks_that_are_not_shown_do_not_hide_a_form():
+    """That of Llama 4 shows two before a call."""
+    assert tool_form(LLAMA3.replace('{"name": "{{', '<|python_start|><|python_end|>{"name": "{{')) is forms.LLAMA
+
+
 LLAMA31 = LLAMA3.replace(
     "{% for tool_call in message.tool_calls or [] %}",
     "{% if 'tool_calls' in message and message.tool_calls|length != 1 %}"

@@ -15,6 +15,7 @@ import jinja2.sandbox
 import msgspec
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
+from xinfer.generation.template_tree import iterates_over_content, tests_for_no_content
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 FOR_TOOLS = "tool_use"
@@ -62,14 +63,15 @@ class ChatTemplate:
         self.source = source
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
         """Names that the template reads and does not set itself."""
-        self.reads_parts = _iterates_over_content(tree)
+        self.reads_parts = iterates_over_content(tree)
         """Whether it reads lists of parts by itself; else the texts of the parts are given to it as one."""
         self._special_tokens = dict(special_tokens)
         self._without_tools = without_tools
         self._wants_parts = False
         self._tells_no_content = False
+        self._knows_developers = "developer" in source and self._shows(_PROBE, "developer")
         self._wants_parts = self.reads_parts and not self._shows(_PROBE) and self._shows(_parts_of(_PROBE))
-        self._tells_no_content = _tests_for_no_content(tree) and not self._shows_calls()
+        self._tells_no_content = tests_for_no_content(tree) and not self._shows_calls()
         """Whether a message has to have no content, rather than an empty one, for its calls to be shown."""
 
     @property
@@ -111,16 +113,24 @@ class ChatTemplate:
             "documents": None,
             **arguments,
             "messages": prepared,
-            "tools": list(tools) if tools else None,
             "add_generation_prompt": arguments.get("add_generation_prompt", True),
         }
+        given = list(tools) if tools else None
         try:
-            text = self._template.render(variables)
+            text = self._rendered(variables, given)
+        except InvalidRequest:
+            if given is None or (described := list(map(_described, given))) == given:
+                raise
+            text = self._rendered(variables, described)
+        return _up_to_here(text) if continued else text
+
+    def _rendered(self, variables: Mapping[str, Any], tools: Sequence[Any] | None) -> str:
+        try:
+            return self._template.render({**variables, "messages": list(variables["messages"]), "tools": tools})
         except jinja2.TemplateError as error:
             raise InvalidRequest(f"the model's chat template refuses this: {error}", param="messages") from error
         except _COMPUTING as error:
             raise InvalidRequest(f"the model's chat template cannot read this: {error}", param="messages") from error
-        return _up_to_here(text) if continued else text
 
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         for name in sorted(arguments):
@@ -135,7 +145,7 @@ class ChatTemplate:
         prepared.setdefault("content", "")
         if "reasoning" in prepared:  # the other name for it; templates read either
             prepared.setdefault("reasoning_content", prepared["reasoning"])
-        if prepared["role"] == "developer" and "developer" not in self.source:
+        if prepared["role"] == "developer" and not self._knows_developers:
             prepared["role"] = "system"
         prepared["content"] = self._content(prepared["content"], prepared["role"])
         if not prepared.get("tool_calls"):
@@ -162,9 +172,9 @@ class ChatTemplate:
             return "\n".join(part["text"] for part in content)
         return content
 
-    def _shows(self, content: str | list[Any]) -> bool:
+    def _shows(self, content: str | list[Any], role: str = "user") -> bool:
         """Whether the text in a content comes through."""
-        messages = [{"role": "user", "content": content}]
+        messages = [{"role": role, "content": content}, *([{"role": "user", "content": "Hi"}] * (role != "user"))]
         try:
             return _PROBE in self._template.render(
                 self._special_tokens, messages=messages, tools=None, documents=None, add_generation_prompt=True
@@ -281,6 +291,16 @@ def _with_parsed_arguments(call: Mapping[str, Any], where: str) -> dict[str, Any
     return {"type": "function", **call, "function": function}
 
 
+def _described(tool: Any) -> Any:
+    """A tool with what it may leave out, and some templates (gpt-oss, Hermes) ask for."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict):
+        return tool
+    said = {name: value for name, value in function.items() if value is not None}
+    schema = {"type": "object", "properties": {}, **said.get("parameters", {})}
+    return {**tool, "function": {"description": "", **said, "parameters": schema}}
+
+
 def _parts_of(text: str) -> list[Any]:
     return [{"type": "text", "text": text}]
 
@@ -318,31 +338,6 @@ class _Arguments(dict[str, Any]):
 
     def __radd__(self, earlier: str) -> str:
         return earlier + self._text
-
-
-def _iterates_over_content(tree: jinja2.nodes.Template) -> bool:
-    """Whether a loop runs over something called content: then the template reads lists of parts by itself."""
-    return any(_names_content(loop.iter) for loop in tree.find_all(jinja2.nodes.For))
-
-
-def _tests_for_no_content(tree: jinja2.nodes.Template) -> bool:
-    """Whether it asks if something called content is none: then it expects that of messages without a text."""
-    return any(test.name == "none" and _names_content(test.node) for test in tree.find_all(jinja2.nodes.Test))
-
-
-def _names_content(expression: jinja2.nodes.Node) -> bool:
-    names = [node.name for node in _with_self(expression, jinja2.nodes.Name)]
-    fields = [node.attr for node in _with_self(expression, jinja2.nodes.Getattr)]
-    items = [node.arg.value for node in _with_self(expression, jinja2.nodes.Getitem) if _is_constant(node.arg)]
-    return "content" in (*names, *fields, *items)
-
-
-def _with_self(node: jinja2.nodes.Node, kind: type[Any]) -> list[Any]:
-    return [*([node] if isinstance(node, kind) else []), *node.find_all(kind)]
-
-
-def _is_constant(node: jinja2.nodes.Node) -> bool:
-    return isinstance(node, jinja2.nodes.Const)
 
 
 def _to_json(
