@@ -187,6 +187,24 @@ def test_an_answer_that_breaks_off_is_no_answer(port, model):
     with_caller(port, use)
 
 
+@pytest.mark.parametrize("model", ["cut", "rude"])
+def test_why_an_answer_breaks_off_is_learnt_before_it_is_said(port, model):
+    async def use(_caller, client):
+        learnt: list[str] = []
+
+        async def learn_why() -> None:
+            learnt.append(model)
+
+        caller = HttpCaller(client, PATHS, learn_why=learn_why)
+        await frames(caller, "plain")
+        assert learnt == []
+        with pytest.raises(EndpointFailed):
+            await frames(caller, model)
+        assert learnt == [model]
+
+    with_caller(port, use)
+
+
 def test_silence_has_an_end(port):
     async def use(caller, _client):
         with pytest.raises(EndpointTimeout, match=r"nothing came for 0\.05 s"):

@@ -21,7 +21,7 @@ from xinfer.catalog import introspect
 from xinfer.devices import Budget, Grant, Lease
 from xinfer.engines.base import Call, Frame, Head
 from xinfer.engines.sglang import ENGINE
-from xinfer.errors import ContextOverflow, InvalidRequest, LoadFailed, NotReady
+from xinfer.errors import ContextOverflow, EndpointFailed, InvalidRequest, LoadFailed
 from xinfer.ops import Op
 
 if importlib.util.find_spec("sglang") is None:
@@ -258,19 +258,20 @@ def test_a_wrong_argument_is_the_reason_why_it_does_not_load():
 
 
 def test_a_scheduler_that_dies_is_noticed_with_its_last_words():
-    """The replica ends then, and is started again."""
+    """The replica ends then, and is started again. Who hears of it first is a request that it does not answer."""
     loaded = Loaded()
 
     async def until_it_is_noticed() -> None:
         own = set(children()) - set(loaded.others)
         scheduler = next(child for child in own if "scheduler" in " ".join(child.cmdline()))
         scheduler.send_signal(signal.SIGKILL)
-        await loaded.engine._server._end
+        with pytest.raises(EndpointFailed):
+            await chat(loaded.engine, messages=HELLO)
 
     try:
         loaded.runner.run(asyncio.wait_for(until_it_is_noticed(), 30))
         assert loaded.engine.failure().startswith("SGLang's server ended with ")
-        with pytest.raises(NotReady, match="is started again"):
+        with pytest.raises(EndpointFailed, match="cannot be reached"):
             loaded.runner.run(chat(loaded.engine, messages=HELLO))
     finally:
         loaded.close()

@@ -87,7 +87,6 @@ class Server:
     def __init__(self, client: HttpClient) -> None:
         self.caller = HttpCaller(client, SGLANG_PATHS)
         self.post = client.post
-        self.ended = False
 
 
 def with_engine(answers: dict[str, Any], use: Callable[[Any], Awaitable[None]]) -> list[tuple[str, Any]]:

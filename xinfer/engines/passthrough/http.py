@@ -7,7 +7,7 @@ receiving a chunk took 11 µs of CPU here, 15 with aiohttp (which not every envi
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,6 +29,10 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 Refuse = Callable[[int, bytes, Mapping[bytes, bytes]], XinferError]
 """Status, body and headers of an answer that is none, as one of our errors. Its status may be that of a success."""
+
+
+async def _say_it_at_once() -> None:
+    """Where nothing is to be known of a server but what it answers."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,15 +246,20 @@ def check_header(name: str, value: str) -> None:
 
 
 class HttpCaller:
-    """Answers calls with a server. ``running`` counts those that are being answered."""
+    """Answers calls with a server. ``running`` counts those that are being answered.
+
+    ``learn_why`` is waited for before it is said that there is no answer, or no end of one.
+    """
 
     def __init__(
         self,
         client: HttpClient,
         paths: Mapping[Op, str],
         refuse: Refuse = lambda status, body, _: refusal(status, body),
+        learn_why: Callable[[], Awaitable[None]] = _say_it_at_once,
     ) -> None:
         self.running = 0
+        self._learn_why = learn_why
         self._client = client
         self._paths = paths
         self._refuse = refuse
@@ -278,6 +287,9 @@ class HttpCaller:
             while first:
                 yield first
                 first = await client.take(connection)
+        except EndpointFailed:
+            await self._learn_why()
+            raise
         finally:
             self.running -= 1
             if connection is not None:

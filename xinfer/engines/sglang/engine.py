@@ -36,15 +36,11 @@ from xinfer.engines.sglang.requirements import REQUIREMENTS
 from xinfer.engines.sglang.seeds import DETERMINISTIC, check_seed
 from xinfer.engines.sglang.server import SglangServer
 from xinfer.engines.sglang.words import in_sglangs_words
-from xinfer.errors import NotReady
 from xinfer.generation.chat_template import template_text
 from xinfer.generation.judging import is_judge
 from xinfer.ops import GENERATIVE_KINDS, TEXT_OPS, Kind, Op
 from xinfer.protocols.tool_choice import without_allowed_tools
 from xinfer.spec import Format, ModelSpec
-
-RESTART_S = 10
-"""After so many seconds it is worth a try to ask a server again that has ended."""
 
 
 class SglangOptions(msgspec.Struct, frozen=True):
@@ -147,11 +143,8 @@ class SglangEngine(ChangesOfSglang):
         Raises:
             UnsupportedParameter: a seed or another thing that it would ignore, or an adapter where it has none.
             InvalidRequest: what would end its server, or a form of the answer that makes no sense.
-            NotReady: that has ended.
         """
         assert self._server is not None
-        if self._server.ended:
-            raise NotReady("SGLang's server has ended and is started again", retry_after=RESTART_S)
         check_request(call.body, self._vocabulary)
         if not self._keeps_seeds:
             check_seed(call.body)

@@ -32,6 +32,8 @@ BUSY_ASK_S = 1.0
 """How often one that works is asked how busy it is."""
 LAST_WORDS_S = 1.0
 """How long the log of one that ended may take to arrive."""
+END_S = 3.0
+"""How long after its connections one that ends may end itself."""
 CLOSE_GRACE_S = 3.0
 KEPT_LINES = 20
 NOISE = ("nanobind: ", " - leaked ", " - ... skipped", "See https://nanobind", "kill_process_tree called", " [--")
@@ -68,7 +70,7 @@ class SglangServer:
     def __init__(
         self, process: asyncio.subprocess.Process, client: HttpClient, progress: Progress, traces: Traces
     ) -> None:
-        self.caller = HttpCaller(client, SGLANG_PATHS, refused)
+        self.caller = HttpCaller(client, SGLANG_PATHS, refused, self._learn_why)
         self.failure = ""
         self.load = Load()
         self._process = process
@@ -115,11 +117,6 @@ class SglangServer:
             raise
         return server
 
-    @property
-    def ended(self) -> bool:
-        """Whether it is gone, which ``failure`` explains a moment later."""
-        return self._process.returncode is not None
-
     async def post(self, path: str, body: bytes) -> Answer:
         """Its answer to an order.
 
@@ -161,6 +158,10 @@ class SglangServer:
                     return
             await asyncio.wait((self._end,), timeout=ASK_S)
         raise LoadFailed(self.failure)
+
+    async def _learn_why(self) -> None:
+        """Wait until ``failure`` has the reason why it answers no more, if that is because it has ended."""
+        await asyncio.wait((self._end,), timeout=END_S)
 
     async def _wait_for_the_end(self) -> None:
         status = await self._process.wait()
