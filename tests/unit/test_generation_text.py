@@ -1,5 +1,7 @@
 """Streams of text: however they are cut into pieces, the same comes out."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,18 @@ def test_only_what_could_begin_a_stop_string_is_held_back():
     assert checker.feed("N") == ("", False)
     assert checker.feed("x") == ("ENx", False)
     assert checker.flush() == ""
+
+
+def test_a_stop_string_takes_no_more_memory_than_its_text():
+    tracemalloc.start()
+    try:
+        checker = StopStrings(["x" * 100_000, "y" * 100_000])
+        assert checker.feed("x" * 50_000) == ("", False)
+        assert checker.feed("y") == ("x" * 50_000, False)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert checker.flush() == "y"
 
 
 # --- tokens to text ---

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from xinfer.generation.tags import partial_tag
+
 
 class StopStrings:
     """Lets text through up to the first stop string that is complete, and never shows a part of one.
@@ -12,8 +14,6 @@ class StopStrings:
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stops)
-        self._beginnings = frozenset(stop[:length] for stop in self._stops for length in range(1, len(stop)))
-        self._longest = max(map(len, self._stops), default=0) - 1
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
@@ -25,11 +25,9 @@ class StopStrings:
         found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if found:
             return text[: min(found)[1]], True
-        for length in range(min(self._longest, len(text)), 0, -1):
-            if text[-length:] in self._beginnings:
-                self._held = text[-length:]
-                return text[:-length], False
-        return text, False
+        certain = len(text) - partial_tag(text, *self._stops)
+        self._held = text[certain:]
+        return text[:certain], False
 
     def flush(self) -> str:
         """At the end of the answer: what was held back and turned out to be no stop string."""

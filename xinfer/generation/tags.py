@@ -5,11 +5,15 @@ from collections.abc import Iterable
 
 def partial_tag(text: str, *tags: str) -> int:
     """How many of the last characters could be the beginning of a tag (a whole tag does not count)."""
-    longest = max(map(len, tags), default=1) - 1
-    for size in range(min(longest, len(text)), 0, -1):
-        end = text[-size:]
-        if any(len(tag) > size and tag.startswith(end) for tag in tags):
-            return size
+    return max((_begun(text, tag) for tag in tags), default=0)
+
+
+def _begun(text: str, tag: str) -> int:
+    start = max(0, len(text) - len(tag) + 1)
+    while (start := text.find(tag[:1], start)) >= 0:
+        if tag.startswith(text[start:]):
+            return len(text) - start
+        start += 1
     return 0
 
 
