@@ -12,6 +12,7 @@ import msgspec
 from xinfer.engines.base import Available
 from xinfer.errors import Conflict, EnvironmentFailed
 from xinfer.processes import read_record, write_atomically, write_record
+from xinfer.settings import child_environment
 from xinfer.worker.environments.interpreter import Interpreter, interpreter_of
 from xinfer.worker.environments.plan import EnvironmentPlan, merged
 from xinfer.worker.environments.sources import Sources
@@ -23,7 +24,7 @@ from xinfer.worker.environments.store import (
     EnvironmentStore,
     size_mib,
 )
-from xinfer.worker.environments.uv import InstallProgress, OutOfDisk, Show, Uv, run_python
+from xinfer.worker.environments.uv import InstallProgress, OutOfDisk, Show, Uv, cache_folder, run_python
 from xinfer.worker.locks import FileLock
 
 WAIT_S = 0.2
@@ -95,12 +96,18 @@ async def build(
 
 def out_of_disk(store: EnvironmentStore, plan: EnvironmentPlan) -> OutOfDisk:
     """The error for too little room, with the figures."""
-    free = shutil.disk_usage(_existing(store.root)).free // MIB
+    root, cache = store.root, cache_folder(child_environment())
+    full = f"the disk of {root} has {_free_mib(root)} MiB free"
+    if _existing(cache).stat().st_dev != _existing(root).stat().st_dev:
+        full += f", and that of {cache}, where packages are unpacked first, {_free_mib(cache)}"
     return OutOfDisk(
-        f"the environment of {plan.engine} needs about {plan.disk_mib} MiB, and the disk of {store.root} has {free} "
-        "MiB free. Free some, or set XINFER_HOME (and UV_CACHE_DIR, where packages are unpacked first) to a larger "
-        "disk; what was downloaded is kept"
+        f"the environment of {plan.engine} needs about {plan.disk_mib} MiB; {full}. Free some, or set XINFER_HOME (and "
+        "UV_CACHE_DIR, for the packages) to a larger disk; what was downloaded is kept"
     )
+
+
+def _free_mib(folder: Path) -> int:
+    return shutil.disk_usage(_existing(folder)).free // MIB
 
 
 def _shared(store: EnvironmentStore, plan: EnvironmentPlan, lock: FileLock) -> EnvironmentRecord | None:
@@ -161,7 +168,7 @@ class _Build:
         return record
 
     def _require_room(self) -> None:
-        if shutil.disk_usage(_existing(self._store.root)).free // MIB < self._plan.disk_mib:
+        if _free_mib(self._store.root) < self._plan.disk_mib:
             raise out_of_disk(self._store, self._plan)
 
     async def _resolve(self, uv: Uv) -> list[str]:

@@ -22,7 +22,7 @@ class _Build:
 
     def __init__(self, plan: EnvironmentPlan) -> None:
         self.plan = plan
-        self.now = EngineBuild(engine=plan.engine, environment=plan.name, state="building")
+        self.now = EngineBuild(engine=plan.engine, environment=plan.name, state="building", stage="beginning")
         self.followers: list[Show] = []
         self.ordered = False
         """By an operator, so that it goes on without followers."""

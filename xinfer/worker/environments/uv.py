@@ -21,8 +21,19 @@ END_GRACE_S = 5.0
 DISK_FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
 """What the operating system's errors look like when they come from a program's output."""
 
+NO_NETWORK = ("error sending request", "Failed to fetch", "dns error", "Network is unreachable")
+OFFLINE = (
+    "The index of packages does not answer. Another one is taken from pip's configuration, UV_DEFAULT_INDEX and "
+    "HTTPS_PROXY; a folder of wheels does without: xinfer engine install ENGINE --find-links FOLDER --no-index"
+)
+
 Show = Callable[[str, float], None]
 """Told what is being done, and how far it is, 0..1."""
+
+
+def cache_folder(env: Mapping[str, str]) -> Path:
+    """Where uv keeps what it downloaded, by the variables that it is started with."""
+    return Path(env.get("UV_CACHE_DIR") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uv")
 
 
 class OutOfDisk(EnvironmentFailed):
@@ -110,7 +121,8 @@ def failure(what: str, status: int, last_words: str) -> EnvironmentFailed:
     if any(mark in last_words for mark in DISK_FULL):
         return OutOfDisk("the disk is full")
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return EnvironmentFailed(f"{what} ({how}):\n{last_words}".rstrip())
+    hint = f"\n{OFFLINE}" if any(mark in last_words for mark in NO_NETWORK) else ""
+    return EnvironmentFailed(f"{what} ({how}):\n{last_words}".rstrip() + hint)
 
 
 async def end_group(process: asyncio.subprocess.Process) -> None:
