@@ -1,5 +1,6 @@
 """How llama.cpp's memory is divided: layers, sequences and contexts, decided without the library."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,13 @@ def test_a_context_beyond_the_model_needs_scaled_positions():
     with pytest.raises(LoadFailed, match=r"40000.*32768.*rope_scaling_type"):
         cache_plan(SHAPE, options(max_model_len=40_000, n_parallel=1), 16_384)
     assert cache_plan(SHAPE, options(max_model_len=40_000, n_parallel=1, rope_scaling_type="yarn"), 16_384)
+
+
+def test_a_file_that_says_nothing_of_a_context_needs_one():
+    silent = msgspec.structs.replace(SHAPE, trained_context=0)
+    with pytest.raises(LoadFailed, match="give max_model_len"):
+        cache_plan(silent, options(), 16_384)
+    assert cache_plan(silent, options(max_model_len=4096), 16_384).context == 4096
 
 
 def test_the_cache_gets_what_the_lease_leaves():

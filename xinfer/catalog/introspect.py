@@ -169,7 +169,7 @@ def _gguf(file: Path, source: str, name: str, kinds: Collection[Kind]) -> ModelS
     return ModelSpec(
         name=name or file.stem,
         kind=kind,
-        source=source,
+        source=source.removesuffix(file.name) + found.files[0].name,  # any part of a model stands for all
         format=Format.GGUF,
         family=found.architecture,
         quantization=GGUF_FILE_TYPES.get(file_type, "none") if isinstance(file_type, int) else "none",

@@ -81,7 +81,9 @@ def cache_plan(shape: Shape, options: LlamaCppOptions, cache_mib: int) -> CacheP
     """
     room = cache_mib * MIB // shape.token_bytes(options)
     asked = options.sequence_tokens
-    if asked is not None and asked > shape.trained_context and not options.rope_scaling_type:
+    if asked is None and shape.trained_context < 1:
+        raise LoadFailed("the file does not say how long a context the model was made for: give max_model_len")
+    if asked is not None and asked > shape.trained_context > 0 and not options.rope_scaling_type:
         raise LoadFailed(
             f"a context of {asked} tokens was asked for, and the model was made for {shape.trained_context}; "
             "give rope_scaling_type as well to go beyond"
