@@ -9,8 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xinfer.generation.dialects import Dialect, tool_dialect
-from xinfer.generation.tool_calls import FORMS, CallPart, ToolForm, forms, has_tool_calls, new_call_id, read_tools
+from xinfer.generation.tool_calls import (
+    FORMS,
+    CallPart,
+    ToolForm,
+    forms,
+    has_tool_calls,
+    json_form,
+    new_call_id,
+    read_tools,
+)
 from xinfer.generation.tool_calls import tool_form as form_of
+from xinfer.generation.tool_calls.json_form import JsonForm
 from xinfer.generation.tool_calls.schemas import choices_of, kinds_of, typed
 
 
@@ -312,6 +322,35 @@ def test_arguments_are_passed_on_while_they_are_written():
     assert parser.feed('uments": {"a') == ("", [CallPart(0, "", "c0", "f"), CallPart(0, '{"a')])
     assert parser.feed('": 1}') == ("", [CallPart(0, '": 1}')])
     assert parser.feed("}</tool_call>") == ("", [])
+
+
+def test_every_letter_of_a_call_is_looked_at_once(monkeypatch):
+    """Also where the arguments come before the name, as Hermes writes them, so that it is read when it is complete."""
+    looked_at = 0
+    feed = json_form.JsonScanner.feed
+
+    def counted(self, text):
+        nonlocal looked_at
+        looked_at += len(text)
+        return feed(self, text)
+
+    monkeypatch.setattr(json_form.JsonScanner, "feed", counted)
+    written = json.dumps({"a": "x" * 5000})
+    text = f'<tool_call>{{"arguments": {written}, "name": "f"}}</tool_call>'
+    assert parse(forms.HERMES, list(text)) == ("", [("f", written)])
+    assert looked_at < 2 * len(text)
+
+
+@pytest.mark.parametrize("form", [*FORMS.values(), forms.MISTRAL_NAMED], ids=[*FORMS, "mistral-named"])
+@pytest.mark.parametrize("behind", ["", '{"a": 1}', "</tool_call>"])
+@given(data=st.data())
+def test_what_has_no_head_after_a_thousand_letters_is_text(form, behind, data):
+    opening = form.openings[-1] if isinstance(form, JsonForm) else form.opening
+    text = f"{opening}{'x' * 1100}{behind}"
+    assert parse(form, data.draw(pieces_of(text))) == (text, [])
+    parser = form.parser(lambda: "c0", TOOLS)
+    shown, _ = parser.feed(text[:-10])
+    assert len(shown) > 1000
 
 
 def test_text_between_tags_is_passed_on_while_it_is_written():

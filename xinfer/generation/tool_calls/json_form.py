@@ -14,7 +14,7 @@ import msgspec
 from xinfer.generation.lark import LarkRules, json_value, literal
 from xinfer.generation.tags import begins_tag, first_tag, partial_tag
 from xinfer.generation.tool_calls.json_scan import JsonScanner
-from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
+from xinfer.generation.tool_calls.parser import LONGEST_HEAD, CallPart, ToolCallParser
 from xinfer.generation.tool_calls.schemas import Tool, read_json
 
 _ENVELOPE = re.compile(
@@ -138,6 +138,8 @@ class JsonCallParser(ToolCallParser):
         self._names = names
         self._at = _Stage.HEAD
         self._scanner = JsonScanner()
+        self._scanned = 0
+        """Characters of an envelope that the scanner has seen."""
         self._enveloped = False
         self._called_here = False
         """This section has a call."""
@@ -149,8 +151,16 @@ class JsonCallParser(ToolCallParser):
     def _enter(self, opening: str, rest: str) -> None:
         super()._enter(opening, rest)
         section = self._form.section
-        self._at = _Stage.BETWEEN if section and opening.endswith(section) else _Stage.HEAD
         self._called_here = False
+        if section and opening.endswith(section):
+            self._at = _Stage.BETWEEN
+        else:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._at = _Stage.HEAD
+        self._scanner = JsonScanner()
+        self._scanned = 0
 
     def _outside(self) -> Iterator[str | CallPart]:
         if self._may_be_bare:
@@ -197,7 +207,7 @@ class JsonCallParser(ToolCallParser):
         if found is not None:
             self._opening = ("" if self._called_here else self._opening) + space + found
             self._held = text[len(found) :]
-            self._at = _Stage.HEAD
+            self._expect_head()
         elif (end := next((mark for mark in form.ends if text.startswith(mark)), None)) is not None:
             if self._called_here:
                 self._leave(text[len(end) :])
@@ -211,8 +221,9 @@ class JsonCallParser(ToolCallParser):
 
     def _head(self) -> Iterator[str | CallPart]:
         form = self._form
-        found = first_tag(self._held, (*form.close, *form.openings))
-        end = found[0] if found else len(self._held)
+        seen = self._held[:LONGEST_HEAD]
+        found = first_tag(seen, (*form.close, *form.openings))
+        end = found[0] if found else len(seen)
         head = form.head.match(self._held, 0, end) if form.head else None
         if head is not None:
             yield self._begin(head["name"], given_id=head.groupdict().get("id"))
@@ -230,17 +241,16 @@ class JsonCallParser(ToolCallParser):
             return
         if found is not None and found[1] in form.close:
             yield self._reject(end + len(found[1]))
-        elif found is not None or (form.head is None and bare):
+        elif found is not None or (form.head is None and bare) or len(seen) == LONGEST_HEAD:
             yield self._reject(0)
 
     def _whole(self, bare: str) -> Iterator[str | CallPart]:
         """An envelope that is not in the usual order, once it is complete."""
-        scanner = JsonScanner()
-        size = scanner.feed(bare)
-        if not scanner.complete:
+        self._scanned += self._scanner.feed(bare[self._scanned :])
+        if not self._scanner.complete:
             return
-        rest = bare[size:]
-        call = self._read_envelope(bare[:size])
+        rest = bare[self._scanned :]
+        call = self._read_envelope(bare[: self._scanned])
         if call is None:
             yield self._reject(len(self._held) - len(rest))
             return

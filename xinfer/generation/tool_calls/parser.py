@@ -7,6 +7,10 @@ import msgspec
 
 from xinfer.generation.tags import first_tag, partial_tag
 
+LONGEST_HEAD = 1024
+"""Characters between an opening and the arguments. Behind more of them there is no call, only a model that goes astray;
+and they are looked at again with every token."""
+
 
 class CallPart(msgspec.Struct, frozen=True):
     """A piece of call number ``index``. Its first piece has the name and an id, and perhaps no arguments yet."""

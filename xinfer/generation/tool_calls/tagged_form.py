@@ -15,7 +15,7 @@ import msgspec
 from xinfer.errors import UnsupportedParameter
 from xinfer.generation.lark import ANYTHING, LarkRules, json_value, literal
 from xinfer.generation.tags import begins_tag, first_tag, partial_tag
-from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
+from xinfer.generation.tool_calls.parser import LONGEST_HEAD, CallPart, ToolCallParser
 from xinfer.generation.tool_calls.schemas import Tool, choices_of, is_text, kinds_of, typed
 
 _ONLY_IN_QUOTES = frozenset({"pattern", "format", "minLength", "maxLength"})
@@ -176,11 +176,14 @@ class TaggedCallParser(ToolCallParser):
 
     def _head(self) -> Iterator[str | CallPart]:
         form = self._form
-        head = form.head.match(self._held)
+        seen = self._held[:LONGEST_HEAD]
+        head = form.head.match(seen)
         if head is None:
-            found = first_tag(self._held, (form.close, form.opening))
+            found = first_tag(seen, (form.close, form.opening))
             if found is not None:
                 yield self._reject(found[0] + len(form.close) if found[1] == form.close else 0)
+            elif len(seen) == LONGEST_HEAD:
+                yield self._reject(0)
             return
         name = head["name"]
         self._tool = self._tools.get(name, Tool(name, {}))
