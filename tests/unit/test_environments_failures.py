@@ -1,11 +1,15 @@
 """What a build that failed says to whoever wanted it."""
 
+import asyncio
+import sys
 from pathlib import Path
 
 import pytest
 
-from xinfer.worker.environments.build import out_of_disk
+from xinfer.errors import EnvironmentFailed
+from xinfer.worker.environments.build import build, out_of_disk
 from xinfer.worker.environments.plan import EnvironmentPlan, Machine
+from xinfer.worker.environments.sources import Sources
 from xinfer.worker.environments.store import EnvironmentStore
 from xinfer.worker.environments.uv import OutOfDisk, cache_folder, failure
 
@@ -27,6 +31,13 @@ def test_an_index_that_does_not_answer_comes_with_what_to_do() -> None:
 def test_a_full_disk_is_told_from_other_reasons() -> None:
     assert isinstance(failure("uv pip failed", 2, "cause: No space left on device (os error 28)"), OutOfDisk)
     assert not isinstance(failure("uv pip failed", 2, REFUSED), OutOfDisk)
+
+
+def test_a_home_that_pythons_cannot_be_started_from_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    store = EnvironmentStore(tmp_path / "co:lon" / "environments")
+    with pytest.raises(EnvironmentFailed, match="set XINFER_HOME to another folder"):
+        asyncio.run(build(store, PLAN, Sources(), lambda *_: None, Path(sys.executable)))
+    assert not store.folder(PLAN.name).exists()
 
 
 def test_the_cache_is_where_uv_has_it() -> None:

@@ -142,6 +142,8 @@ def check(
         raise EnvironmentFailed(f"the environments here cannot be checked: {error}") from None
     if as_json:
         out.print_json(data=[{"name": one, "ok": not reason, "reason": reason} for one, reason in reasons.items()])
+    elif not found:
+        out.print("There are no environments here. xinfer engine install builds one.")
     else:
         for record in found:
             out.print(f"[red]broken[/] {record.name}" if reasons[record.name] else f"[green]works[/]  {record.name}")
