@@ -64,11 +64,7 @@ async def build(
         EnvironmentFailed: it could not be built, or does not work; says why. OutOfDisk: for lack of room.
         Conflict: it is to be built again while something runs in it.
     """
-    if os.pathsep in str(store.root):
-        raise EnvironmentFailed(
-            f"the environment of {plan.engine} cannot be built in {store.root}: a Python cannot be told of paths with "
-            f"{os.pathsep!r} in them; set XINFER_HOME to another folder"
-        )
+    _require_sayable(store, plan)
     try:
         with store.lock(plan.name) as lock:
             while not lock.try_exclusive():
@@ -98,6 +94,14 @@ async def build(
         raise EnvironmentFailed(
             f"the environment of {plan.engine} cannot be built: {error.message}\nAll of it is in {log}"
         ) from error
+
+
+def _require_sayable(store: EnvironmentStore, plan: EnvironmentPlan) -> None:
+    if os.pathsep in str(store.root):
+        raise EnvironmentFailed(
+            f"the environment of {plan.engine} cannot be built in {store.root}: a Python cannot be told of paths with "
+            f"{os.pathsep!r} in them; set XINFER_HOME to another folder"
+        )
 
 
 def out_of_disk(store: EnvironmentStore, plan: EnvironmentPlan) -> OutOfDisk:
@@ -153,8 +157,6 @@ class _Build:
 
     async def run(self, python: Path) -> EnvironmentRecord:
         """From an empty folder to a record."""
-                f"paths of Pythons cannot have a {os.pathsep!r} in them: set XINFER_HOME to another"
-            )
         self._require_room()
         self._store.clear(self._plan.name)
         self._folder.mkdir(parents=True, exist_ok=True)
