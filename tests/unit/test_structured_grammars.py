@@ -433,6 +433,15 @@ def test_keywords_that_cannot_be_held_are_left_aside_unless_strict(compiler):
     assert walk(compiler.compile(grammar_of(structured(StructureKind.JSON, schema))).start(), '"a"') == '"a"$'
 
 
+@pytest.mark.parametrize("name", ["Größe", "用户", "Box<Apple>", "Pair[int]", "two words", "a/b"])
+def test_references_carry_the_names_of_classes_as_they_are(compiler, name):
+    reference = "#/$defs/" + name.replace("/", "~1")
+    schema = {"$defs": {name: {"const": {"$ref": name}}}, "properties": {"a": {"$ref": reference}}, "required": ["a"]}
+    compiled = compiler.compile(grammar_of(structured(StructureKind.JSON, {"type": "object", **schema})))
+    text = json.dumps({"a": {"$ref": name}}, ensure_ascii=False)
+    assert walk(compiled.start(), text) == text + "$"
+
+
 def test_a_grammar_is_compiled_once(compiler):
     grammar = grammar_of(structured(StructureKind.CHOICE, ["once"]))
     assert compiler.cached(grammar) is None

@@ -2,11 +2,16 @@
 
 import json
 import re
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
 WHITE_SPACE = r"[ \n\r\t]{0,32}"
 """Between the parts of JSON. Bounded, or a model may write nothing else until its tokens are used up."""
+
+_DATA = frozenset({"const", "enum", "default", "examples"})
+"""Keywords whose values are no schemas."""
+_IN_URIS = "%!#$&'()*+,/:;=?@~"
 
 _SPECIAL = re.compile(r"\\.|/|\n", re.DOTALL)
 
@@ -61,8 +66,20 @@ def json_value(schema: Mapping[str, Any] | bool, *, strict: bool, white_space: s
     rules: dict[str, Any] = {"lenient": not strict, "whitespace_flexible": False}
     if shown:
         rules["whitespace_pattern"] = shown
-    base = {"not": {}} if schema is False else {} if schema is True else schema
+    base = {"not": {}} if schema is False else {} if schema is True else _with_quoted_references(schema)
     return f"%json {json.dumps({**base, 'x-guidance': rules}, ensure_ascii=False)}"
+
+
+def _with_quoted_references(schema: Any) -> Any:
+    """The same with references that are URIs: programs write the names of classes into them as they are."""
+    if isinstance(schema, list):
+        return [_with_quoted_references(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    quoted = {key: value if key in _DATA else _with_quoted_references(value) for key, value in schema.items()}
+    if isinstance(reference := schema.get("$ref"), str):
+        quoted["$ref"] = urllib.parse.quote(reference, safe=_IN_URIS)
+    return quoted
 
 
 ANYTHING = "/(?s:.*)/"
