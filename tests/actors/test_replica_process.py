@@ -192,6 +192,18 @@ def test_a_failed_load_leaves_its_reason(start: Start) -> None:
     play(scenario)
 
 
+def test_a_wrong_word_of_the_launch_is_named_without_the_place_in_the_code(start: Start) -> None:
+    async def scenario() -> None:
+        replica = start(nonsense=1)
+        assert await replica.exit_status() == 1
+        failure = read_record(replica.folder / FAILURE_FILE, FailureRecord)
+        assert failure is not None
+        assert "nonsense" in failure.reason
+        assert "Traceback" not in replica.log
+
+    play(scenario)
+
+
 def test_an_engine_that_is_not_there_is_a_failed_load(start: Start) -> None:
     async def scenario() -> None:
         replica = start(engine="nonesuch")

@@ -56,6 +56,9 @@ def test_every_way_to_write_an_option():
         (["--compilation-config.nonsense", "1"], "nonsense"),
         (["--tool-call-parser", "nonsense", "--enable-auto-tool-choice"], "invalid tool call parser: nonsense"),
         (["--reasoning-parser", "nonsense"], "nonsense"),
+        (["--limit-mm-per-prompt", "image=4"], "limit-mm-per-prompt: Value image=4 is no JSON."),
+        (["--chat-template", "/nowhere/template.jinja"], "path-like, but doesn't exist"),
+        (["--help"], "nothing to launch with"),
     ],
 )
 def test_what_vllm_does_not_know_is_refused_in_its_own_words(words, said):

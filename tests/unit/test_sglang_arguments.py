@@ -93,6 +93,9 @@ def test_model_and_cards_suggest_arguments():
     assert "device" not in alone
     assert suggestions(CHAT, HERMES, {}, 2)["tp_size"] == 2
     assert "tp_size" not in suggestions(CHAT, HERMES, {"pp_size": 2}, 2)
+    assert "tp_size" not in suggestions(CHAT, HERMES, {"pp": 2}, 2)
+    assert suggestions(CHAT, HERMES, {"dp_size": 2}, 4)["tp_size"] == 2
+    assert suggestions(CHAT, HERMES, {"dp": 2, "enable_dp_attention": True}, 4)["tp_size"] == 4
     assert "tool_call_parser" not in suggestions(CHAT, HERMES, {"chat_template": "x"}, 1)
     assert suggestions(CHAT, "", {}, 0)["device"] == "cpu"
     assert suggestions(EMBED, "", {}, 1)["is_embedding"] is True

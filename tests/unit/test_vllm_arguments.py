@@ -92,6 +92,8 @@ def test_parsers_are_told_from_the_template():
 def test_several_cards_are_used_by_tensor_parallelism_unless_the_launch_says_how():
     assert suggestions(CHAT, "", {}, 2)["tensor_parallel_size"] == 2
     assert "tensor_parallel_size" not in suggestions(CHAT, "", {"pipeline_parallel_size": 2}, 2)
+    assert suggestions(CHAT, "", {"data_parallel_size": 2}, 4)["tensor_parallel_size"] == 2
+    assert "tensor_parallel_size" not in suggestions(CHAT, "", {"data_parallel_size": 4}, 4)
 
 
 def test_the_share_of_a_card_is_the_slice_in_its_own_view():

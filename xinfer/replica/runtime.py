@@ -18,7 +18,7 @@ from xinfer.catalog.remote_code import require_allowed
 from xinfer.catalog.roots import Roots
 from xinfer.devices import Grant, Lease
 from xinfer.engines.base import Engine
-from xinfer.errors import EngineFailed, LoadFailed, NotFound, describe
+from xinfer.errors import EngineFailed, InvalidRequest, LoadFailed, NotFound, describe
 from xinfer.processes import ProcessId, kill_all, write_record
 from xinfer.protocol import (
     FAILURE_FILE,
@@ -231,6 +231,9 @@ class Replica:
                     self._roots.require,
                 )
                 await self._obey()
+        except InvalidRequest as error:  # a word of the launch is wrong; where in the code that was found helps nobody
+            log.error("engine %s refuses the launch of %s", deployment.engine, deployment.spec.source)  # noqa: TRY400
+            self._handle(Broke(describe(error)))
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))

@@ -16,6 +16,15 @@ class ParallelWords(msgspec.Struct, frozen=True, kw_only=True):
     """Into how many parts every layer is cut."""
     pipeline: tuple[str, ...]
     """Into how many groups the layers are put, one after the other."""
+    copies: tuple[str, ...] = ()
+    """How many times the whole model is there, each with cards of its own."""
+
+    def alone(self, options: Mapping[str, Any], cards: int) -> dict[str, Any]:
+        """How a model is split between the cards of one worker, where the launch does not say: every layer is cut."""
+        if any(name in options for name in (*self.tensor, *self.pipeline)):
+            return {}
+        parts = cards // max(1, _number(options, self.copies))
+        return {self.tensor[0]: parts} if parts > 1 else {}
 
     def fits(self, options: Mapping[str, Any], size: int) -> Match:
         """Whether so many workers can share what these options make, as far as that can be told without the cards."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from xinfer.devices import Budget
 from xinfer.engines.passthrough.command_line import ServerKind
+from xinfer.engines.sglang.gang import split_alone
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.generation.dialects import Dialect
 from xinfer.ops import GENERATIVE_KINDS
@@ -88,9 +89,7 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
         return suggested | {"is_embedding": True}
     if "chat_template" not in options:
         suggested |= SERVER.parsers(template)
-    if cards > 1 and not {"tp_size", "tensor_parallel_size", "pp_size", "pipeline_parallel_size"} & set(options):
-        suggested["tp_size"] = cards
-    return suggested
+    return suggested | split_alone(options, cards)
 
 
 def arguments(

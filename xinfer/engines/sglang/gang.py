@@ -3,15 +3,27 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from xinfer.devices import Seat
 from xinfer.engines.base import Match
 from xinfer.engines.passthrough.parallel import ParallelWords
 
 WORDS = ParallelWords(
-    tensor=("tp_size", "tensor_parallel_size", "tp"), pipeline=("pp_size", "pipeline_parallel_size", "pp")
+    tensor=("tp_size", "tensor_parallel_size", "tp"),
+    pipeline=("pp_size", "pipeline_parallel_size", "pp"),
+    copies=("dp_size", "data_parallel_size", "dp"),
 )
+SHARED_COPIES = "enable_dp_attention"
+"""With it, copies share the cards among which every layer is cut."""
 
 BIND = "SGLANG_CPU_OMP_THREADS_BIND"
+
+
+def split_alone(options: Mapping[str, Any], cards: int) -> dict[str, Any]:
+    """How the model is split between the cards of one worker, where the launch does not say."""
+    words = msgspec.structs.replace(WORDS, copies=()) if options.get(SHARED_COPIES) else WORDS
+    return words.alone(options, cards)
 
 
 def accepts_gang(options: Mapping[str, Any], size: int) -> Match:

@@ -5,6 +5,7 @@ from typing import Any
 
 from xinfer.devices import Budget
 from xinfer.engines.passthrough.command_line import ServerKind
+from xinfer.engines.vllm.gang import WORDS
 from xinfer.errors import InvalidRequest, LoadFailed
 from xinfer.generation.dialects import Dialect
 from xinfer.ops import GENERATIVE_KINDS, Kind
@@ -70,9 +71,7 @@ def suggestions(spec: ModelSpec, template: str, options: Mapping[str, Any], card
         suggested |= SERVER.parsers(template)
         if "tool_call_parser" in suggested:
             suggested["enable_auto_tool_choice"] = True
-    if cards > 1 and not {"tensor_parallel_size", "pipeline_parallel_size"} & set(options):
-        suggested["tensor_parallel_size"] = cards
-    return suggested
+    return suggested | WORDS.alone(options, cards)
 
 
 def arguments(

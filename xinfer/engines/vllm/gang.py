@@ -7,7 +7,9 @@ from xinfer.devices import Seat
 from xinfer.engines.base import Match
 from xinfer.engines.passthrough.parallel import ParallelWords
 
-WORDS = ParallelWords(tensor=("tensor_parallel_size",), pipeline=("pipeline_parallel_size",))
+WORDS = ParallelWords(
+    tensor=("tensor_parallel_size",), pipeline=("pipeline_parallel_size",), copies=("data_parallel_size",)
+)
 OWN_PLACEMENT = ("ray", "external_launcher")
 """Executors that start processes elsewhere by themselves, past the slices that were leased."""
 

@@ -1,6 +1,7 @@
 """vLLM's engine and application. Imports vLLM: only in a replica's process."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
@@ -14,6 +15,7 @@ from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
+from vllm.exceptions import VLLMClientError
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -184,9 +186,17 @@ def parsed_arguments(spec: ModelSpec, template: str, options: Mapping[str, Any],
     return _parse(arguments(spec, grant.model_uid, suggested, options, memory))
 
 
+_NO_JSON = re.compile(r"cannot be converted to <function loads at \w+>")
+"""How vLLM's parser says that a value is no JSON."""
+
+
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM has no types here
     def error(self, message: str) -> NoReturn:
-        raise InvalidRequest(f"vLLM: {message}", param="options")
+        raise InvalidRequest(f"vLLM: {_NO_JSON.sub('is no JSON', message)}", param="options")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: ARG002  argparse calls it so
+        """What asks for its help or its version; by itself, argparse would end the replica."""
+        raise InvalidRequest("vLLM: this shows something and ends, which is nothing to launch with", param="options")
 
 
 def _parse(argv: Sequence[str]) -> Any:
@@ -195,7 +205,7 @@ def _parse(argv: Sequence[str]) -> Any:
         validate_parsed_serve_args(args)
         _import_parsers(args)
         validate_api_server_args(args)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, VLLMClientError) as error:
         raise InvalidRequest(f"vLLM: {error}", param="options") from error
     except KeyError as error:  # a parser that it does not have
         raise InvalidRequest(f"vLLM: {error.args[0]}", param="options") from error
