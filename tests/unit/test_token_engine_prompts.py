@@ -19,7 +19,8 @@ class LetterTokenizer:
 
 def prompt(source, **fields):
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    return chat_prompt(parse_chat(json.dumps(body).encode()), ChatTemplate(source, {}), LetterTokenizer()).text
+    request = parse_chat(json.dumps(body).encode())
+    return chat_prompt(request, ChatTemplate(source, {}), LetterTokenizer()).text
 
 
 ASKED_ALIKE = (

@@ -96,6 +96,7 @@ class JobMaker:
             self._template,
             self._tokenizer,
             self._shield,
+            form=self._tool_form,
             reader=self._reader,
             images=images,
             beginning=self._beginning,

@@ -12,6 +12,7 @@ from xinfer.engines.token_engine.tokenizer import Tokenizer, begun
 from xinfer.errors import ContextOverflow, InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
 from xinfer.generation.sampling import Sampling
+from xinfer.generation.tool_calls import JsonForm, ToolForm, told_of_tools
 from xinfer.protocols.chat import ChatRequest
 from xinfer.protocols.completions import CompletionRequest
 from xinfer.protocols.decoding import GenerationRequest
@@ -48,6 +49,7 @@ def chat_prompt(
     tokenizer: Tokenizer,
     shield: Shield | None = None,
     *,
+    form: ToolForm | None = None,
     reader: ImageReader | None = None,
     images: Sequence[Image] = (),
     beginning: Sequence[int] = (),
@@ -59,6 +61,7 @@ def chat_prompt(
         template: the model's.
         tokenizer: the model's.
         shield: keeps what is in the messages from steering the model; ``None``: the tokenizer knows the difference.
+        form: how the model writes calls; ``None``: it writes none.
         reader: for the images; ``None``: the model sees none.
         images: those of the messages, in order.
         beginning: tokens that come first, where the template does not write them itself.
@@ -74,6 +77,8 @@ def chat_prompt(
     if shield is not None:
         written, cut = shield.cut(written)
     messages, tools, arguments = written
+    if tools and "tools" not in template.variables and isinstance(form, JsonForm):
+        messages, tools = told_of_tools(messages, tools, form), None
     continued = bool(request.continue_final_message)
     if reader is None or not images:
         text = template.render(messages, tools, arguments, continued=continued)

@@ -6,6 +6,7 @@ parser.py       what all parsers have in common: ``feed``, ``flush``, ``CallPart
 json_form.py    arguments in JSON: Hermes, Llama 3, Mistral, DeepSeek, Kimi, gpt-oss
 tagged_form.py  every argument between tags: Qwen3-Coder, GLM, MiniMax, DeepSeek V3.2
 schemas.py      the tools of a request, and what values without quotes mean
+telling.py      what a model is told of its tools where its template does not
 ==============  =====================================================================
 
 In which form a model writes is told from its chat template, see ``dialects.py``::
@@ -29,9 +30,11 @@ from xinfer.generation.tool_calls.json_form import JsonForm
 from xinfer.generation.tool_calls.parser import CallPart, ToolCallParser
 from xinfer.generation.tool_calls.schemas import Tool, read_tools
 from xinfer.generation.tool_calls.tagged_form import TaggedForm
+from xinfer.generation.tool_calls.telling import told_of_tools
 
 __all__ = [
     "CallPart",
+    "JsonForm",
     "Tool",
     "ToolCallParser",
     "ToolForm",
@@ -39,6 +42,7 @@ __all__ = [
     "new_call_id",
     "read_tools",
     "shows_several_calls",
+    "told_of_tools",
     "tool_form",
 ]
 
