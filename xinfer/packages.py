@@ -5,12 +5,14 @@ import re
 from xinfer.errors import InvalidRequest
 
 _VERSION = r"(?:===[^\s;,()]+|(?:~=|==|!=|<=|>=|<|>)\s*v?[0-9][A-Za-z0-9.*+!_-]*)"
+_WORD = r"(?:'[^']*'|\"[^\"]*\"|[a-z_.]+)"
+_CLAUSE = rf"[\s(]*{_WORD}\s*(?:===|~=|==|!=|<=|>=|<|>|\bnot\s+in\b|\bin\b)\s*{_WORD}[\s)]*"
 REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
     r"(?P<what>\s*(?:\[[A-Za-z0-9._,\s-]*\])?"
     rf"\s*(?:{_VERSION}(?:\s*,\s*{_VERSION})*|\({_VERSION}(?:\s*,\s*{_VERSION})*\))?)"
     r"(?P<where>\s*@\s*\S+)?"
-    r"(?P<when>\s*;\s*\S[^#]*)?"
+    rf"(?P<when>\s*;{_CLAUSE}(?:\b(?:and|or)\b{_CLAUSE})*)?"
 )
 FILES = (".txt", ".in", ".toml")
 """Names of an installer's files, which could be names of packages."""

@@ -98,6 +98,10 @@ def test_names_of_packages_are_found(requirement: str, name: str) -> None:
         "torch==2.13.0 # the newest",
         "torch==",
         "torch;",
+        "torch; rm -rf /",
+        "torch; python_version",
+        "torch; python_version < '3.13",
+        "torch; python_version < '3.13' and",
     ],
 )
 def test_what_is_no_package_is_refused(text: str) -> None:
@@ -112,6 +116,7 @@ def test_what_is_no_package_is_refused(text: str) -> None:
         ("Flash_Attn >= 2 , < 3", "flash-attn>=2,<3"),
         (" transformers [torch, vision] ==5.19.0+cpu", "transformers[torch,vision]==5.19.0+cpu"),
         ("toy==1.*; python_version < '3.13'", "toy==1.*; python_version < '3.13'"),
+        ("a; os_name=='nt' and (x in 'y' or 'z' not in x)", "a; os_name=='nt' and (x in 'y' or 'z' not in x)"),
         ("Toy @ file:///wheels/toy-1-py3-none-any.whl", "toy @ file:///wheels/toy-1-py3-none-any.whl"),
     ],
 )
