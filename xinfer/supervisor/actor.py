@@ -213,7 +213,8 @@ class ForClients:
         await self._ready()
         shell, choose = self._shell, self._registry.choose
         # In a thread, because a path is introspected from disk.
-        return await asyncio.to_thread(choose, request, shell.living_workers(), shell.clock(), room_now(shell))
+        found = await asyncio.to_thread(choose, request, shell.living_workers(), shell.clock(), room_now(shell))
+        return found._replace(warnings=found.warnings + standing.missing_fallback(shell.cluster, found.deployment))
 
     async def _ready(self) -> None:
         await self._shell.settled()

@@ -63,6 +63,13 @@ def require_free_names(cluster: Cluster, wanted: Deployment) -> None:
         raise Conflict(f"the model and its adapter cannot both be called {wanted.model_uid!r}", param=PARAM)
 
 
+def missing_fallback(cluster: Cluster, wanted: Deployment) -> tuple[str, ...]:
+    """A warning, where what is to stand in for a model is not launched: it may come later, or be misspelt."""
+    if not wanted.fallback or _owner(cluster, wanted.fallback, without=wanted.model_uid):
+        return ()
+    return (f"the fallback {wanted.fallback!r} is not launched: until it is, nothing stands in for this model",)
+
+
 def with_adapter(cluster: Cluster, model_uid: str, adapter: Adapter) -> Deployment:
     """The Deployment with one adapter more. The very same one again changes nothing.
 

@@ -1,10 +1,11 @@
 """What is refused before anything changes, and what is told about a launch."""
 
+import msgspec
 import pytest
 
 from xinfer.errors import Conflict, InvalidRequest, NoCapacity, NotFound, NotReady, UnknownModel
-from xinfer.spec import ReplicaState
-from xinfer.supervisor import admission, views
+from xinfer.spec import Adapter, ReplicaState
+from xinfer.supervisor import admission, standing, views
 
 # What is refused.
 
@@ -21,6 +22,19 @@ def test_a_uid_in_use_is_refused_and_free_again_once_all_replicas_failed(world, 
         admission.launched(world.cluster, deployment(revision=2))
     a.obey(ReplicaState.FAILED)
     admission.launched(world.cluster, deployment(revision=2))
+
+
+def test_a_fallback_that_is_not_launched_is_no_obstacle_but_is_said(world, deployment):
+    world.worker("a")
+    wanted = msgspec.structs.replace(deployment("m"), fallback="other")
+    (warning,) = standing.missing_fallback(world.cluster, wanted)
+    assert "'other' is not launched" in warning
+    world.set(deployment("other"))
+    assert standing.missing_fallback(world.cluster, wanted) == ()
+    adapter = Adapter(name="tuned", path="/tuned")
+    world.set(msgspec.structs.replace(deployment("other", revision=2), adapters=(adapter,)))
+    assert standing.missing_fallback(world.cluster, msgspec.structs.replace(wanted, fallback="tuned")) == ()
+    assert standing.missing_fallback(world.cluster, deployment("m")) == ()
 
 
 def test_a_launch_that_does_not_fit_is_refused_with_numbers_for_every_device(world, deployment):
