@@ -451,7 +451,7 @@ def test_what_cannot_be_loaded_says_why(tiny, tmp_path):
     async def use(engine):
         raise AssertionError("it loaded")
 
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+    with pytest.raises(LoadFailed, match=r"tokenizer\.json"):
         with_model(broken, use)
     with pytest.raises(LoadFailed, match=r"9999.*512"):
         with_model(tiny, use, max_model_len=9999)
