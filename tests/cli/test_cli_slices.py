@@ -85,6 +85,14 @@ def test_a_dry_run_shows_where_it_would_go(api, answer, run):
     assert [asked.body for asked in api.asked] == [{"model_name": "demo-chat", "replica": 1, "gpumem": 100, "rate": 5}]
 
 
+def test_a_dry_run_says_what_was_picked_and_warns_as_a_launch_does(api, answer, run):
+    told = {"picked": "echo with echo", "warnings": ["the fallback 'x' is not launched"]}
+    api.on("POST", "/v1/placements:explain", answer(body=FITS | told))
+    done = run("launch", "demo-chat", "--dry-run")
+    assert "Picked echo with echo." in done.stdout
+    assert "Warning: the fallback 'x' is not launched" in done.stderr
+
+
 def test_a_dry_run_that_does_not_fit_says_why_and_what_would(api, answer, run):
     api.on("POST", "/v1/placements:explain", answer(body=DOES_NOT))
     done = run("launch", "demo-chat", "--dry-run", "--gpumem", "500")

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from xinfer.cli.screen import Grid, out
+from xinfer.cli.screen import Grid, out, remark
 from xinfer.client import Client, DeviceVerdict, LaunchPlan
 from xinfer.client.connection import read
 
@@ -67,6 +67,7 @@ def advice(nearest: dict[str, int]) -> str:
 
 
 def _print(plan: LaunchPlan) -> None:
+    remark(plan.picked, plan.warnings)
     found, fitting = plan.explanation, len(plan.placements)
     of_all = f"{fitting} of {plan.replicas} replica{'s' if plan.replicas > 1 else ''}"
     if plan.fits:

@@ -14,7 +14,7 @@ from xinfer.cli.engine_options import ENV_OPTIONS, META_KEY, EngineOptionsComman
 from xinfer.cli.environment_options import environment_words
 from xinfer.cli.launch_progress import LeftRunning, follow_launch
 from xinfer.cli.options import ApiKey, Endpoint, connect
-from xinfer.cli.screen import complain, err, out
+from xinfer.cli.screen import complain, err, out, remark
 from xinfer.cli.snippets import how_to_call
 from xinfer.client import Client, Model
 from xinfer.client.client import POLL_S
@@ -186,10 +186,7 @@ def launch(
             return
         launched = client.launched(**body)
         uid = launched.model_uid
-        if launched.picked:
-            out.print(Text(f"Picked {launched.picked}.", style="dim"), soft_wrap=True)
-        for warning in launched.warnings:
-            err.print(Text(f"Warning: {warning}", style="yellow"), soft_wrap=True)
+        remark(launched.picked, launched.warnings)
         if wait:
             _wait(client, uid)
         else:

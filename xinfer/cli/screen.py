@@ -1,5 +1,7 @@
 """Where commands print: answers to stdout, everything about them to stderr."""
 
+from collections.abc import Iterable
+
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,14 @@ def complain(message: str, hint: str = "") -> None:
     err.print(Text("Error: ", style="bold red").append(Text(message, style="not bold default")), soft_wrap=True)
     if hint:
         err.print(Text(hint, style="dim"), soft_wrap=True)
+
+
+def remark(picked: str, warnings: Iterable[str]) -> None:
+    """What whoever launches a model should know: what was picked for them, and what they may not have meant."""
+    if picked:
+        out.print(Text(f"Picked {picked}.", style="dim"), soft_wrap=True)
+    for warning in warnings:
+        err.print(Text(f"Warning: {warning}", style="yellow"), soft_wrap=True)
 
 
 class Grid(Table):

@@ -311,6 +311,9 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     placements: tuple[PlannedReplica, ...] = ()
     explanation: Explanation = Explanation()
+    picked: str = ""
+    """What was picked of what the launch left open, and why."""
+    warnings: tuple[str, ...] = ()
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
