@@ -7,6 +7,7 @@ import pytest
 from xinfer.engines.token_engine.prompts import chat_prompt
 from xinfer.errors import UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.reasoning import reasoning_form
 from xinfer.protocols.chat import parse_chat
 
 
@@ -20,7 +21,7 @@ class LetterTokenizer:
 def prompt(source, **fields):
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
     request = parse_chat(json.dumps(body).encode())
-    return chat_prompt(request, ChatTemplate(source, {}), LetterTokenizer()).text
+    return chat_prompt(request, ChatTemplate(source, {}), LetterTokenizer(), reasoning=reasoning_form(source)).text
 
 
 ASKED_ALIKE = (
@@ -67,3 +68,29 @@ def test_a_model_that_cannot_be_told_to_think_says_so(fields, param):
     with pytest.raises(UnsupportedParameter) as caught:
         prompt("{{ messages[0].content }}", **fields)
     assert caught.value.param == param
+
+
+R1 = "<|User|>{{ messages[0].content }}<|Assistant|><think>\n{# </think> #}"
+GPT_OSS = "{# <|channel|>analysis #}{{ reasoning_effort | default('medium') }} {{ messages[0].content }}"
+INSTRUCT = "{{ messages[0].content.split('</think>')[-1] }}"
+
+
+@pytest.mark.parametrize("source", [R1, GPT_OSS])
+def test_a_model_that_always_thinks_may_be_told_to_and_not_to_leave_it(source):
+    assert prompt(source, enable_thinking=True) == prompt(source)
+    with pytest.raises(UnsupportedParameter, match="always thinks") as caught:
+        prompt(source, enable_thinking=False)
+    assert caught.value.param == "enable_thinking"
+
+
+def test_an_effort_makes_no_difference_to_a_model_that_has_none_and_thinks():
+    assert prompt(R1, reasoning_effort="high") == prompt(R1)
+    assert prompt(GPT_OSS, reasoning_effort="high") == "high Hi"
+    with pytest.raises(UnsupportedParameter, match="always thinks"):
+        prompt(R1, reasoning_effort="none")
+
+
+def test_a_model_that_never_thinks_may_be_told_not_to():
+    assert prompt(INSTRUCT, enable_thinking=False) == prompt(INSTRUCT, reasoning_effort="none") == "Hi"
+    with pytest.raises(UnsupportedParameter, match="cannot be told to think"):
+        prompt(INSTRUCT, enable_thinking=True)

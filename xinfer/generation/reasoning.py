@@ -59,6 +59,10 @@ class ReasoningForm(msgspec.Struct, frozen=True):
         """Whether an answer that was begun like this is still in the thoughts."""
         return bool(self.start) and begun.rfind(self.start) > begun.rfind(self.end)
 
+    def is_opened_by(self, prompt: str) -> bool:
+        """Whether every answer to a prompt begins with thoughts: it has opened them, or there is a channel for them."""
+        return not self.start or prompt.rstrip().endswith(self.start)
+
     def splitter(self, prompt: str) -> Splitter | None:
         """For an answer to a rendered prompt; ``None``: the prompt has closed the thoughts, so there are none."""
         if not self.start:

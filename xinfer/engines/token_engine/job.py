@@ -97,6 +97,7 @@ class JobMaker:
             self._tokenizer,
             self._shield,
             form=self._tool_form,
+            reasoning=self._reasoning,
             reader=self._reader,
             images=images,
             beginning=self._beginning,

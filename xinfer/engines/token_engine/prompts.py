@@ -11,6 +11,7 @@ from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.tokenizer import Tokenizer, begun
 from xinfer.errors import ContextOverflow, InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
+from xinfer.generation.reasoning import ReasoningForm
 from xinfer.generation.sampling import Sampling
 from xinfer.generation.tool_calls import JsonForm, ToolForm, told_of_tools
 from xinfer.protocols.chat import ChatRequest
@@ -50,6 +51,7 @@ def chat_prompt(
     shield: Shield | None = None,
     *,
     form: ToolForm | None = None,
+    reasoning: ReasoningForm | None = None,
     reader: ImageReader | None = None,
     images: Sequence[Image] = (),
     beginning: Sequence[int] = (),
@@ -62,13 +64,14 @@ def chat_prompt(
         tokenizer: the model's.
         shield: keeps what is in the messages from steering the model; ``None``: the tokenizer knows the difference.
         form: how the model writes calls; ``None``: it writes none.
+        reasoning: how it marks its thoughts; ``None``: it has none.
         reader: for the images; ``None``: the model sees none.
         images: those of the messages, in order.
         beginning: tokens that come first, where the template does not write them itself.
 
     Raises:
         InvalidRequest: the model has no chat template, or it refuses these messages, or an image cannot be read.
-        UnsupportedParameter: the template has no tools, or cannot think.
+        UnsupportedParameter: the template has no tools, or the model cannot be told whether to think.
     """
     if template is None:
         raise InvalidRequest("this model has no chat template: use /v1/completions with the text of a prompt")
@@ -87,6 +90,8 @@ def chat_prompt(
         shown = marked(messages, reader.mark, as_parts=as_parts)
         text = template.render(shown, tools, arguments, continued=continued)
 
+    _check_thinking(request, template, thinks=reasoning is not None and reasoning.is_opened_by(text))
+
     def encode(text: str) -> list[int]:
         pieces = text.split(cut) if cut else [text]
         return [token for piece in pieces for token in tokenizer.encode(piece, add_special=False)]
@@ -100,23 +105,31 @@ def chat_prompt(
 
 
 def _template_arguments(request: ChatRequest, template: ChatTemplate) -> dict[str, Any]:
-    """What a request says to the template, in the template's own words.
-
-    Raises:
-        UnsupportedParameter: the template cannot be told to think.
-    """
+    """What a request says to the template, in the template's own words."""
     arguments = request.template_arguments
     switch = template.thinking_switch
     if switch and "enable_thinking" in arguments:
         arguments.setdefault(switch, arguments.pop("enable_thinking"))
     if request.reasoning_effort is not None and "reasoning_effort" in template.variables:
         arguments["reasoning_effort"] = request.reasoning_effort
-        if not switch:
-            arguments.pop("enable_thinking", None)
-    elif request.thinking and not switch:
-        name = "enable_thinking" if request.enable_thinking else "reasoning_effort"
-        raise UnsupportedParameter(f"this model cannot be told to think; leave {name!r} out", param=name)
+    if request.thinking is not None and not switch:
+        arguments.pop("enable_thinking", None)
     return arguments
+
+
+def _check_thinking(request: ChatRequest, template: ChatTemplate, *, thinks: bool) -> None:
+    """Whether a template without a switch does what is asked of it.
+
+    Raises:
+        UnsupportedParameter: it does not.
+    """
+    if request.thinking in (None, thinks) or template.thinking_switch:
+        return
+    name = "reasoning_effort" if request.enable_thinking is None else "enable_thinking"
+    if name in template.variables:
+        return
+    what = "always thinks before it answers" if thinks else "cannot be told to think"
+    raise UnsupportedParameter(f"this model {what}; leave {name!r} out", param=name)
 
 
 def completion_prompts(request: CompletionRequest, tokenizer: Tokenizer, limits: Limits) -> list[Prompt]:
