@@ -153,6 +153,16 @@ def test_an_environment_is_built_listed_checked_and_removed(machine: Machine) ->
     assert machine.run(XINFER, "engine", "remove", "toy_one").returncode == 1
 
 
+def test_what_is_compiled_is_compiled_with_the_settings_of_its_engine(machine: Machine) -> None:
+    built = machine.run(*machine.install("toy_compiled"))
+    assert built.returncode == 0, built.stderr
+    (row,) = machine.environments()
+    python = str(machine.store.python(row["name"]))
+    assert machine.run(python, "-c", "import toysource; print(toysource.SETTINGS)").stdout == (
+        "{'flags': '-O2 --param=a=1'}\n"
+    )
+
+
 def test_a_damaged_environment_is_found_and_built_anew(machine: Machine) -> None:
     assert machine.run(*machine.install("toy_one")).returncode == 0
     (row,) = machine.environments()

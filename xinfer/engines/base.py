@@ -52,6 +52,8 @@ class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     """Installed as they are: what they say they need cannot be had together, or not for this kind of machine."""
     exclude: tuple[str, ...] = ()
     """Names of packages that stay out, whoever asks for them."""
+    build_settings: tuple[str, ...] = ()
+    """For packages that are compiled here: ``PACKAGE:KEY=VALUE``, told to the one that builds it."""
     imports: tuple[str, ...] = ()
     """Modules whose import shows that it works."""
     accelerator: Literal["any", "cpu", "cuda"] = "any"

@@ -1,19 +1,22 @@
-"""Two engines of a third party that need the same library in different versions, and say which one they found."""
+"""Engines of a third party: two need the same library in different versions, and say which one they found."""
 
 from pathlib import Path
 
-from fakes.packages.wheels import unpack_wheel, write_wheel
+from fakes.packages.wheels import unpack_wheel, write_source, write_wheel
 
 ENTRY_POINTS = """
 [xinfer.engines]
 toy_one = toy_engines:ToyOne
 toy_two = toy_engines:ToyTwo
+toy_compiled = toy_engines:ToyCompiled
 """
 
 ENGINES = """
 import importlib.metadata
 import importlib.util
 import sys
+
+import msgspec
 
 from xinfer.engines.base import JSON_HEAD, Available, Requirements
 from xinfer.engines.echo.engine import EchoEngine
@@ -55,6 +58,18 @@ class ToyTwo(Toy):
     name = "toy_two"
     title = "needs the new one"
     requirements = toy("2.0", disk_mib=1)
+
+
+class ToyCompiled(Toy):
+    name = "toy_compiled"
+    title = "needs the old library, and one that is compiled"
+    requirements = (
+        msgspec.structs.replace(
+            toy("1.0", disk_mib=1)[0],
+            packages=("toy-engines", "toylib==1.0", "toysource"),
+            build_settings=("toysource:flags=-O2 --param=a=1",),
+        ),
+    )
 """
 
 
@@ -70,3 +85,4 @@ def write_toys(wheels: Path, installed: Path) -> None:
     )
     for version in ("1.0", "2.0"):
         write_library(wheels, version)
+    write_source(wheels, "toysource", "1.0")

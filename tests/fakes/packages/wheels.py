@@ -5,7 +5,9 @@ that a replica can run in an environment that was built without a network.
 """
 
 import importlib.metadata
+import io
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,6 +41,50 @@ def write_wheel(
             wheel.writestr(file, content)
         record = "".join(f"{file},,\n" for file in [*inside, f"{stem}.dist-info/RECORD"])
         wheel.writestr(f"{stem}.dist-info/RECORD", record)
+    return path
+
+
+SOURCE = """\
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "{name}"
+version = "{version}"
+"""
+
+BACKEND = """\
+import json
+import pathlib
+import zipfile
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    name = "{name}-{version}-py3-none-any.whl"
+    info = "{name}-{version}.dist-info"
+    with zipfile.ZipFile(pathlib.Path(wheel_directory, name), "w") as wheel:
+        wheel.writestr("{name}.py", f"SETTINGS = {{json.dumps(config_settings)}}\\n")
+        wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "/RECORD", f"{name}.py,,\\n{{info}}/METADATA,,\\n{{info}}/WHEEL,,\\n{{info}}/RECORD,,\\n")
+    return name
+"""
+
+
+def write_source(folder: Path, name: str, version: str) -> Path:
+    """A package that is built where it is installed. Its module says with which settings, as ``SETTINGS``."""
+    path = folder / f"{name}-{version}.tar.gz"
+    files = {
+        "pyproject.toml": SOURCE.format(name=name, version=version),
+        "backend.py": BACKEND.format(name=name, version=version),
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for file, text in files.items():
+            entry = tarfile.TarInfo(f"{name}-{version}/{file}")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
     return path
 
 

@@ -9,14 +9,14 @@ import msgspec
 from xinfer.devices import Grant
 from xinfer.engines.base import Available, Call, EngineMemory, Frame, Load, Match, Progress, Requirements
 from xinfer.engines.llama_cpp.options import LlamaCppOptions
-from xinfer.engines.token_engine import GRAMMAR_PACKAGES, LoadedModel, ServesAdapters, TokenEngine
+from xinfer.engines.llama_cpp.requirements import LIBRARY, REQUIREMENTS
+from xinfer.engines.token_engine import LoadedModel, ServesAdapters, TokenEngine
 from xinfer.ops import GENERATIVE_KINDS, Kind, Op
 from xinfer.spec import Adapter, Format, ModelSpec
 
 if TYPE_CHECKING:
     from xinfer.engines.llama_cpp.pooling import LlamaPoolingEngine
 
-LIBRARY = "llama-cpp-python"
 DEVICE_KINDS = ("cuda", "hip", "metal", "musa", "sycl", "vulkan", "cann", "opencl")
 """As the libraries of llama.cpp are called that compute on them."""
 
@@ -29,9 +29,7 @@ class LlamaCppEngine(ServesAdapters, TokenEngine[LlamaCppOptions]):
     ops: ClassVar[frozenset[Op]] = TokenEngine.ops | {Op.EMBEDDING, Op.RERANK}
     formats: ClassVar[frozenset[Format]] = frozenset({Format.GGUF})
     install: ClassVar[str] = 'pip install "xinfer[llama-cpp]"'
-    requirements: ClassVar[tuple[Requirements, ...]] = (
-        Requirements(packages=(f"{LIBRARY}>=0.3.36", *GRAMMAR_PACKAGES), imports=("llama_cpp",), disk_mib=512),
-    )
+    requirements: ClassVar[tuple[Requirements, ...]] = REQUIREMENTS
     preference: ClassVar[int] = 60
     Options: ClassVar[type[msgspec.Struct]] = LlamaCppOptions
     memory: ClassVar[EngineMemory] = EngineMemory(

@@ -203,10 +203,10 @@ class _Build:
 
         show(f"fetching {len(packages)} packages", 0.0)
         heard = InstallProgress(len(packages), show)
-        python = ("--python", str(self._python))
-        await uv.run(
-            "pip", "install", "--no-deps", "--requirements", CHOSEN, *python, *self._sources.options, hear=heard.hear
-        )
+        where = ("--python", str(self._python), *self._sources.options)
+        # They count for uv's cache too: what it has compiled with others is compiled again.
+        settings = [word for one in self._plan.build_settings for word in ("--config-settings-package", one)]
+        await uv.run("pip", "install", "--no-deps", "--requirements", CHOSEN, *where, *settings, hear=heard.hear)
 
     async def _checked(self, packages: list[str]) -> EnvironmentRecord:
         """The record of it, once its engine has shown that it works."""

@@ -32,6 +32,7 @@ class EnvironmentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Resolved together with ``runtime``, with everything that they need."""
     without_dependencies: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    build_settings: tuple[str, ...] = ()
     runtime: tuple[str, ...] = ()
     """What xinfer itself needs to run a replica."""
     extra: tuple[str, ...] = ()
@@ -45,6 +46,8 @@ class EnvironmentPlan(msgspec.Struct, frozen=True, kw_only=True):
         content = msgspec.structs.asdict(self)
         for field in ("imports", "disk_mib"):
             del content[field]
+        if not self.build_settings:  # environments from before there were any keep their names
+            del content["build_settings"]
         digest = hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
         return f"{self.engine}-{digest[:DIGEST_LENGTH]}"
 
@@ -82,6 +85,7 @@ def plan_environment(
         packages=(*_without(wanted.packages, asked), *extra),
         without_dependencies=_without(wanted.without_dependencies, asked),
         exclude=tuple(name for name in wanted.exclude if normalized(name) not in asked),
+        build_settings=wanted.build_settings,
         runtime=tuple(runtime),
         extra=extra,
         imports=wanted.imports,
