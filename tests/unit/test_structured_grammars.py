@@ -370,6 +370,10 @@ def test_a_tokenizer_that_adds_something_of_its_own_does_no_harm():
         (structured(StructureKind.JSON, {"type": "objct"}), "objct"),
         (structured(StructureKind.JSON, {"type": "string", "format": "nonsense"}, strict=True), "nonsense"),
         (structured(StructureKind.JSON, {"$ref": "#/nowhere"}), "nowhere"),
+        (
+            structured(StructureKind.JSON, {"oneOf": [{"type": "integer"}, {"type": "number"}]}, strict=True),
+            "true at once; use anyOf",
+        ),
         (structured(StructureKind.JSON, {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}), "no text"),
         (structured(StructureKind.JSON, {"$ref": "https://example.org/schema.json"}), "example.org"),
         (structured(StructureKind.REGEX, "(a"), "unclosed"),

@@ -40,6 +40,8 @@ LONGEST_REASON = 400
 
 _LISTING = re.compile(r"\s*\d+ \||<non-verbose/>")
 _POSITION = re.compile(r"^at \d+\(\d+\): ")
+_ADVICE = re.compile(r"Enable 'coerce_one_of' option to approximate oneOf with anyOf")
+"""The library's, to those who build upon it; clients cannot follow it."""
 
 
 class Constraint(Protocol):
@@ -162,7 +164,8 @@ def _refusal(param: str, reason: str, *, is_own: bool = True) -> InvalidRequest:
 def _shown(reason: str) -> str:
     """The library's reason without its listing of the grammar, which for the most part nobody but us has written."""
     lines = itertools.takewhile(lambda line: not _LISTING.match(line), reason.splitlines())
-    return "; ".join(filter(None, map(str.strip, lines)))[:LONGEST_REASON]
+    shown = "; ".join(filter(None, map(str.strip, lines)))
+    return _ADVICE.sub("Its alternatives may be true at once; use anyOf", shown)[:LONGEST_REASON]
 
 
 class _Compiled:
