@@ -18,6 +18,18 @@ try:
 finally:
     print(*sys.modules, file=sys.stderr)
 """
+LOGS = """
+import logging
+from xinfer.cli import serve
+serve._start("INFO")
+logging.getLogger("xinfer.worker").info("built %s", "a" * 200)
+"""
+
+
+def test_a_log_that_goes_into_a_file_has_whole_lines():
+    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, check=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f" INFO xinfer.worker: built {'a' * 200}")
 
 
 def test_help_is_quick_because_it_imports_no_server():

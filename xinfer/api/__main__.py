@@ -16,6 +16,7 @@ from xinfer.actors import prepare
 from xinfer.api.app import GatewayApp, create_app
 from xinfer.api.state import GatewayState
 from xinfer.settings import Settings
+from xinfer.telemetry.logs import LOG_FORMAT
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--shared-metrics", action="store_true", help="count together with the other gateways")
     options = parser.parse_args()
     settings = Settings.from_env()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
     prepare(settings)
     app = create_app(settings, policy=options.policy, shared_metrics=options.shared_metrics)
     config = uvicorn.Config(

@@ -13,6 +13,7 @@ from xinfer import __version__
 from xinfer.cli.screen import complain, err
 from xinfer.errors import XinferError
 from xinfer.settings import DEFAULT_PORT, Settings
+from xinfer.telemetry.logs import LOG_FORMAT
 
 Host = Annotated[str, typer.Option("-H", "--host", help="Address to listen on. 0.0.0.0 means every interface.")]
 Port = Annotated[int, typer.Option("-p", "--port", min=1, max=65535, help="Port of the HTTP endpoint.")]
@@ -165,11 +166,11 @@ def _worker(
 def _start(log_level: str) -> Settings:
     try:
         settings = Settings.from_env()
-        logging.basicConfig(
-            level=log_level.upper(),
-            format="%(name)s: %(message)s",
-            handlers=[RichHandler(console=err, show_path=False, rich_tracebacks=False)],
-        )
+        if err.is_terminal:
+            handlers = [RichHandler(console=err, show_path=False, rich_tracebacks=False)]
+            logging.basicConfig(level=log_level.upper(), format="%(name)s: %(message)s", handlers=handlers)
+        else:
+            logging.basicConfig(level=log_level.upper(), format=LOG_FORMAT)  # whole lines, for files and journals
     except ValueError as error:
         complain(str(error))
         raise typer.Exit(2) from None

@@ -16,6 +16,7 @@ from xinfer.protocol import LAUNCH_FILE, PROCESS_FILE, REPLICA_UID, LaunchOrder,
 from xinfer.replica.actor import ReplicaActor
 from xinfer.replica.runtime import Replica, end_descendants
 from xinfer.settings import Settings
+from xinfer.telemetry.logs import LOG_FORMAT
 
 log = logging.getLogger("xinfer.replica")
 
@@ -73,5 +74,5 @@ def _leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     main(Path(sys.argv[1]))
