@@ -24,6 +24,9 @@ class Engine:
     def load_report(self):
         return Load(running=self.running)
 
+    def failure(self):
+        return ""
+
     async def serve(self, call):
         self.begun += 1
         self.running += 1

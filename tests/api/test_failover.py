@@ -255,6 +255,20 @@ def test_other_streams_of_an_engine_that_has_ended_end_with_an_error_event(play)
     play(scenario)
 
 
+def test_an_event_that_was_cut_off_does_not_take_the_error_with_it(play):
+    """Servers behind a proxy send what fits, not whole events."""
+
+    async def scenario(stage):
+        engine = Engine(SSE_HEAD, b'data: {"n": 1}\n\ndata: {"n": ', EngineFailed("the endpoint broke off its answer"))
+        stage.publish("m", await stage.replica("m", engine))
+        reply = await stage.post("/v1/chat/completions", STREAM)
+        whole, cut, error, _ = reply.body.decode().split("\n\n")
+        assert (whole, cut) == ('data: {"n": 1}', 'data: {"n": ')
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_error"
+
+    play(scenario)
+
+
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
 def test_where_events_have_names_the_error_has_one(play, path):
     """Anthropic's client reads over events without: it would take the answer for complete."""

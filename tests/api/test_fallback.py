@@ -21,6 +21,9 @@ class Recorder:
     def load_report(self):
         return Load()
 
+    def failure(self):
+        return ""
+
     async def serve(self, call):
         self.calls.append(call)
         yield JSON_HEAD

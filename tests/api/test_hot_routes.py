@@ -275,6 +275,9 @@ def test_the_body_reaches_the_engine_byte_for_byte(play):
         def load_report(self):
             return Load()
 
+        def failure(self):
+            return ""
+
         async def serve(self, call):
             yield JSON_HEAD
             yield json.dumps([call.body.decode(), call.model, call.request_id, call.headers]).encode()

@@ -25,6 +25,9 @@ class Recorder:
     def load_report(self):
         return Load()
 
+    def failure(self):
+        return ""
+
     async def serve(self, call):
         self.calls.append(call)
         yield self._head

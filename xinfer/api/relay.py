@@ -25,6 +25,7 @@ _KEPT_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """Request headers that travel to the replica."""
 _WHOLE = (b"application/json", b"text/plain", b"text/vtt")
 """Content types of answers that are of no use in pieces."""
+END_OF_EVENT = b"\n\n"
 _MAX_REQUEST_ID = 128
 _UNPRINTABLE = re.compile(rb"[^!-~]")
 
@@ -143,7 +144,7 @@ class _Answer:
         assert head is not None
         if not _is_stream(head):
             return await self._relay_whole(stream, head)
-        data = await stream.read()
+        last, data = END_OF_EVENT, await stream.read()
         if not data and not _is_complete(stream):
             return False
         self._metrics.first_byte(self._op, self.model, time.perf_counter() - self._started)
@@ -152,10 +153,13 @@ class _Answer:
         while data:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             stream.credit(len(data))
-            data = await stream.read()
+            last, data = data, await stream.read()
         if stream.lost or stream.failure is not None:
             error = _error_of(stream)
-            await send({"type": "http.response.body", "body": sse_error(error, self._op), "more_body": False})
+            event = sse_error(error, self._op)
+            if not last.endswith(END_OF_EVENT):  # cut off in the middle: what is whole must not be lost with that
+                event = END_OF_EVENT + event
+            await send({"type": "http.response.body", "body": event, "more_body": False})
             self.finish(error.status)
             return True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
