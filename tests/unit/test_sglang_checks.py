@@ -32,6 +32,7 @@ VOCABULARY = 100
         b'{"prompt": [1.5]}',
         b'{"prompt": [{"a": 100}]}',
         b'{"input": "100"}',
+        b'{"suffix": "", "bad_words": [], "use_beam_search": false, "truncate_prompt_tokens": null}',
         b'{"n": 200',
         b"\xff",
         b"[1000]",
@@ -58,6 +59,10 @@ def test_what_sglang_serves_or_refuses_itself_passes(body):
         (b'{"stop_regex": ["a", "("]}', "stop_regex", "must be a regular expression: missing"),
         (b'{"best_of": 3, "n": 2}', "best_of", "'best_of' other than 'n' is not supported"),
         (b'{"input_ids": [100]}', "input_ids", "has the token 100"),
+        (b'{"suffix": "}"}', "suffix", "SGLang does not know 'suffix'; leave it out"),
+        (b'{"allowed_token_ids": [1]}', "allowed_token_ids", "does not know"),
+        (b'{"truncate_prompt_tokens": 0}', "truncate_prompt_tokens", "does not know"),
+        (b'{"use_beam_search": true, "n": 2}', "use_beam_search", "does not know"),
     ],
 )
 def test_what_would_end_its_server_is_refused(body, field, says):

@@ -23,12 +23,26 @@ class _Asked(msgspec.Struct):
     tokens: msgspec.Raw = msgspec.Raw(b"")
     stop_token_ids: msgspec.Raw = msgspec.Raw(b"")
     stop_regex: msgspec.Raw = msgspec.Raw(b"")
+    suffix: msgspec.Raw = msgspec.Raw(b"")
+    bad_words: msgspec.Raw = msgspec.Raw(b"")
+    allowed_token_ids: msgspec.Raw = msgspec.Raw(b"")
+    truncate_prompt_tokens: msgspec.Raw = msgspec.Raw(b"")
+    use_beam_search: msgspec.Raw = msgspec.Raw(b"")
+    prompt_logprobs: msgspec.Raw = msgspec.Raw(b"")
+    prompt_embeds: msgspec.Raw = msgspec.Raw(b"")
+    include_stop_str_in_output: msgspec.Raw = msgspec.Raw(b"")
 
 
 Value = TypeVar("Value")
 COUNTS = ("n", "best_of")
 CANDIDATES = ("logprobs", "top_logprobs")
 WITH_TOKENS = ("prompt", "input", "input_ids", "tokens", "stop_token_ids")
+UNREAD = (
+    *("suffix", "bad_words", "allowed_token_ids", "truncate_prompt_tokens", "use_beam_search"),
+    *("prompt_logprobs", "prompt_embeds", "include_stop_str_in_output"),
+)
+"""What OpenAI or vLLM have and SGLang does not look at, though the answer would be another one."""
+ASKS_NOTHING = frozenset({b"", b"null", b"false", b"[]", b'""'})
 _decode = msgspec.json.Decoder(_Asked).decode
 _count = msgspec.json.Decoder(int | None)
 _tokens = msgspec.json.Decoder(list[int] | None)
@@ -45,12 +59,13 @@ def check_request(body: bytes, vocabulary: int) -> None:
 
     Raises:
         InvalidRequest: names the field.
-        UnsupportedParameter: a choice of the best answers, which SGLang does not make.
+        UnsupportedParameter: a choice of the best answers, or another thing that SGLang does not do.
     """
     try:
         asked = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
+    _refuse_unread(asked)
     for name in COUNTS:
         if (count := _read(getattr(asked, name), _count)) is not None and not 1 <= count <= MAX_CHOICES:
             raise InvalidRequest(f"{name!r} must be {MUST_BE[name]}, not {count}", param=name)
@@ -67,6 +82,12 @@ def check_request(body: bytes, vocabulary: int) -> None:
                 known = f"has the tokens 0 to {vocabulary - 1}" if vocabulary else "has no such token"
                 raise InvalidRequest(f"{name!r} has the token {token}, and the model {known}", param=name)
     _check_patterns(asked.stop_regex)
+
+
+def _refuse_unread(asked: _Asked) -> None:
+    for name in UNREAD:
+        if bytes(getattr(asked, name)) not in ASKS_NOTHING:
+            raise UnsupportedParameter(f"SGLang does not know {name!r}; leave it out", param=name)
 
 
 def _check_patterns(given: msgspec.Raw) -> None:
