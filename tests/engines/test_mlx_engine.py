@@ -447,5 +447,8 @@ def test_what_cannot_be_loaded_says_why(tiny, tmp_path):
         with_model(tiny, nothing, max_model_len=1024)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "unheard_of"}))
     (tmp_path / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="unheard_of"):
+    with pytest.raises(LoadFailed, match="unheard_of"):
+        with_model(tmp_path, nothing)
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": 3}))
+    with pytest.raises(LoadFailed, match=r"Missing 11 parameters: model\.layers\.2\."):
         with_model(tmp_path, nothing)

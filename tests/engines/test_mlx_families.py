@@ -48,6 +48,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     # It applies the masks of sequences to heads.
     "gemma2": HEADS,
+    # Its caches know no batches.
+    "llama4": {
+        "text_config": {
+            **SHAPE,
+            **HEADS,
+            "model_type": "llama4_text",
+            "num_hidden_layers": 4,
+            "attention_bias": False,
+            "attention_chunk_size": 32,
+            "interleave_moe_layer_step": 1,
+            "intermediate_size_mlp": 64,
+            "num_experts_per_tok": 1,
+            "num_local_experts": 2,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "use_qk_norm": True,
+        }
+    },
     "qwen2": {**HEADS, "rope_theta": 10000.0},
 }
 PROMPTS = [[9], [9, 8], [7] * 3, *([(place * place + size) % WORDS for place in range(size)] for size in (9, 30, 77))]

@@ -46,9 +46,9 @@ def read_together(model: Any, prompts: Sequence[Sequence[int]], padding: int = 0
     return states
 
 
-def unbatchable(model: Any) -> str:
-    """Which kind of cache of a model knows no batches; empty where all of them do."""
-    return next((type(layer).__name__ for layer in fresh(model) if not hasattr(layer, "merge")), "")
+def merges(model: Any) -> bool:
+    """Whether all the caches of a model know batches."""
+    return all(hasattr(layer, "merge") for layer in fresh(model))
 
 
 def evaluate(states: States) -> None:

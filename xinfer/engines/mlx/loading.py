@@ -9,7 +9,7 @@ from mlx_lm.utils import load_model as read_model
 
 from xinfer.devices import Grant
 from xinfer.engines.base import Progress
-from xinfer.engines.mlx.batch import States, evaluate, fresh, unbatchable
+from xinfer.engines.mlx.batch import States, evaluate, fresh, merges
 from xinfer.engines.mlx.options import MlxOptions
 from xinfer.engines.mlx.runner import BatchLimits, BatchRunner
 from xinfer.engines.mlx.trial import batches, pads
@@ -28,6 +28,8 @@ PROCESS_MIB = 400
 """What Python and mlx take beside weights and cache, with the work of one step."""
 LEAST_POSITIONS = 256
 """Of a cache: with fewer tokens nobody is served."""
+LONGEST_REASON = 400
+"""Characters of what the library says that are shown."""
 FREE_BUFFERS_MIB = 128
 """Memory that mlx keeps for later instead of giving it back."""
 
@@ -44,9 +46,10 @@ def load_model(spec: ModelSpec, options: MlxOptions, grant: Grant, progress: Pro
         mx.set_memory_limit(grant.lease.slices[0].memory_mib * MIB)
     mx.set_cache_limit(FREE_BUFFERS_MIB * MIB)
     progress("reading weights", 0.2)
-    model, config = read_model(folder, lazy=True, trust_remote_code=options.trust_remote_code)
-    if kind := unbatchable(model):
-        raise LoadFailed(f"{type(model).__module__} keeps its state in a {kind}, of which mlx-lm makes no batches")
+    try:
+        model, config = read_model(folder, lazy=True, trust_remote_code=options.trust_remote_code)
+    except ValueError as error:  # which parameters are missing, for instance, over many lines
+        raise LoadFailed(" ".join(str(error).split())[:LONGEST_REASON]) from error
     _set_dtype(model, config, options.dtype)
     mx.eval(model.parameters())
     progress("warming up", 0.8)
@@ -111,7 +114,7 @@ def _limits(model: Any, states: States, options: MlxOptions, grant: Grant, conte
             f"the memory that was granted leaves room for {positions} tokens, which is less than {LEAST_POSITIONS}; "
             "give it more MiB"
         )
-    if not batches(model):
+    if not merges(model) or not batches(model):
         logger.warning("%s computes one sequence at a time: requests wait for each other", type(model).__module__)
         return BatchLimits(max_rows=1, positions=positions, pads=False)
     return BatchLimits(max_rows=options.max_num_seqs, positions=positions, pads=pads(model))

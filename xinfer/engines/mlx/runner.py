@@ -129,7 +129,8 @@ class BatchRunner:
             self._read_part(window[0], size)
             if window[0].remaining:
                 return
-            states = merged([window[0].states] * len(window[0].sequences))
+            alone = self._limits.max_rows == 1  # then nothing is ever joined, and some caches cannot be
+            states = window[0].states if alone else merged([window[0].states] * len(window[0].sequences))
         else:
             states = self._read_together(window)
         del self._readings[:count]
