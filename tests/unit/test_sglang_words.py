@@ -34,7 +34,7 @@ def read(**fields):
             {"regex": "a", "response_format": {"type": "text"}},
         ),
         ({"structured_outputs": None, "response_format": {"type": "tag"}}, {"response_format": {"type": "tag"}}),
-        ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}),
     ],
 )
 def test_a_form_is_asked_for_in_the_field_that_sglang_reads(given, expected):

@@ -181,7 +181,7 @@ TEMPLATES = {
     "granite-3": (GRANITE3, Dialect.GRANITE, None, "assistant\n", "<|im_end|>"),
     "functionary": (FUNCTIONARY, Dialect.FUNCTIONARY, None, "assistant\n", "<|im_end|>"),
     "glm-4.5": (GLM45, Dialect.GLM, Dialect.THINK_TAGS, "<|assistant|>\n", "<|assistant|>"),
-    "glm-4.7": (GLM47, Dialect.GLM, Dialect.THINK_TAGS, "<|assistant|>\n", "<|assistant|>"),
+    "glm-4.7": (GLM47, Dialect.GLM_TIGHT, Dialect.THINK_TAGS, "<|assistant|>\n", "<|assistant|>"),
     "gpt-oss": (GPT_OSS, Dialect.HARMONY, Dialect.HARMONY, "<|start|>assistant", "<|start|>assistant<|end|>"),
 }
 SEVERAL = [name for name in TEMPLATES if name not in ("llama-3", "gpt-oss")]

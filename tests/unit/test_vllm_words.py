@@ -36,13 +36,21 @@ def test_what_asks_for_nothing_is_left_out():
     assert read(guided_regex=None, guided_decoding_backend="outlines", enable_thinking=None) == {"model": "m"}
 
 
+BOTH = {"enable_thinking": True, "thinking": True}
+"""By the one name templates are told, by the other the parsers of some."""
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"enable_thinking": True}, {"enable_thinking": True}),
-        ({"enable_thinking": False, "chat_template_kwargs": {"a": 1}}, {"a": 1, "enable_thinking": False}),
-        ({"chat_template_kwargs": '{"enable_thinking": true}'}, {"enable_thinking": True}),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
+        ({"enable_thinking": True}, BOTH),
+        ({"enable_thinking": False, "chat_template_kwargs": {"a": 1}}, {"a": 1, **dict.fromkeys(BOTH, False)}),
+        ({"enable_thinking": True, "chat_template_kwargs": {"thinking": False}}, {**BOTH, "thinking": False}),
+        ({"chat_template_kwargs": '{"enable_thinking": true}'}, BOTH),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, BOTH),
+        ({"chat_template_kwargs": {"thinking": True}}, BOTH),
+        ({"chat_template_kwargs": BOTH}, BOTH),
+        ({"chat_template_kwargs": {"a": 1}}, {"a": 1}),
         ({"chat_template_kwargs": [1]}, [1]),
     ],
 )

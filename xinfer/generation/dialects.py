@@ -27,7 +27,9 @@ class Dialect(StrEnum):
     DEEPSEEK_V4 = "deepseek-v4"
     """The same between ``<｜DSML｜tool_calls>``."""
     GLM = "glm"
-    """``<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>``: GLM 4.5 and later."""
+    """``<tool_call>NAME``, ``<arg_key>KEY</arg_key>``, ``<arg_value>VALUE</arg_value>`` on their own lines: GLM 4.5."""
+    GLM_TIGHT = "glm-4.7"
+    """The same without the lines."""
     HARMONY = "harmony"
     """Channels: ``<|channel|>commentary to=functions.NAME``, ``<|channel|>analysis``: gpt-oss."""
     KIMI = "kimi"
@@ -59,6 +61,7 @@ _TOOL_MARKS: tuple[tuple[Dialect, tuple[str, ...]], ...] = (
     (Dialect.DEEPSEEK_V4, ("｜DSML｜",)),
     (Dialect.DEEPSEEK_V3, ("<｜tool▁calls▁begin｜>", "```json")),
     (Dialect.DEEPSEEK_V31, ("<｜tool▁calls▁begin｜>",)),
+    (Dialect.GLM_TIGHT, ("</arg_key><arg_value>",)),
     (Dialect.GLM, ("<arg_key>",)),
     (Dialect.SEED, ("<seed:tool_call>",)),
     (Dialect.APRIEL, ("<tool_calls>[",)),

@@ -18,6 +18,9 @@ GUIDED = "guided_"
 """How the fields begin that ask for a form of the answer, each in its own way."""
 STRUCTURE = "structured_outputs"
 TEMPLATE, THINKING = "chat_template_kwargs", "enable_thinking"
+SWITCHES = (THINKING, "thinking")
+"""Names that templates have for whether the model thinks first: most of them the first, DeepSeek, Kimi and Granite the
+second. Servers look at one of the two to tell thoughts from answers."""
 
 Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(Fields)
@@ -51,21 +54,23 @@ def is_given(value: msgspec.Raw | None) -> bool:
 
 
 def _move_thinking(fields: Fields) -> bool:
-    """``enable_thinking`` becomes an argument of the template; these may be a string that holds an object."""
+    """Whether to think becomes an argument of the template, by both names. Arguments may be a string with an object."""
     thinks = bytes(fields.pop(THINKING, b"null"))
-    arguments = _decoded(fields.get(TEMPLATE, msgspec.Raw(b"null")))
-    is_text = isinstance(arguments, str)
+    given = _decoded(fields.get(TEMPLATE, msgspec.Raw(b"null")))
     if thinks not in (b"null", b"true", b"false"):
         raise InvalidRequest(f"{THINKING!r} must be true or false", param=THINKING)
-    if thinks == b"null" and not is_text:
+    if thinks == b"null" and not isinstance(given, str | dict):
         return False
-    if isinstance(arguments, str):
-        arguments = _decoded(arguments)
+    arguments = _decoded(given) if isinstance(given, str) else given
     if not isinstance(arguments, dict | None):
         raise InvalidRequest(f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE)
     said = {} if thinks == b"null" else {THINKING: thinks == b"true"}
-    fields[TEMPLATE] = msgspec.Raw(encoder.encode({**(arguments or {}), **said}))
-    return True
+    told = {**(arguments or {}), **said}
+    for name, other in (SWITCHES, SWITCHES[::-1]):
+        if name in told:
+            told.setdefault(other, told[name])
+    fields[TEMPLATE] = msgspec.Raw(encoder.encode(told))
+    return bool(said) or told != given
 
 
 def _decoded(value: msgspec.Raw | str) -> Any:

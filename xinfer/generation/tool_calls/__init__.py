@@ -58,6 +58,7 @@ FORMS: Mapping[Dialect, ToolForm] = {
     Dialect.DEEPSEEK_V32: forms.DEEPSEEK_V32,
     Dialect.DEEPSEEK_V4: forms.DEEPSEEK_V4,
     Dialect.GLM: forms.GLM,
+    Dialect.GLM_TIGHT: forms.GLM_TIGHT,
     Dialect.SEED: forms.SEED,
     Dialect.FUNCTIONARY: forms.FUNCTIONARY,
     Dialect.NEMOTRON: forms.NEMOTRON,
@@ -82,8 +83,6 @@ def _form_with_the_marks(template: str) -> ToolForm | None:
     dialect = tool_dialect(template)
     if dialect is Dialect.MISTRAL:
         return _mistral(template)
-    if dialect is Dialect.GLM and "</arg_key><arg_value>" in template:  # since GLM 4.7
-        return forms.GLM_TIGHT
     return None if dialect is None else FORMS.get(dialect)
 
 
