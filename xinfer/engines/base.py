@@ -344,6 +344,9 @@ def parse_options(kind: type[T], options: dict[str, Any], engine: str) -> T:
         raise InvalidRequest(
             f"engine {engine!r} has no option {unknown[0]!r}; its options are: {accepted}", param=unknown[0]
         )
+    required = [field.encode_name for field in msgspec.structs.fields(kind) if field.required]
+    if lacking := [name for name in required if name not in options]:
+        raise InvalidRequest(f"engine {engine!r} needs the option {lacking[0]!r}", param=lacking[0])
     try:
         return msgspec.convert(options, kind, strict=False)
     except msgspec.ValidationError as error:
