@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -25,7 +26,7 @@ def case(request) -> Case:
 def server(tmp_path_factory, open_site, case):
     root = tmp_path_factory.mktemp("failures")
     share_environments(root)
-    with open_site(root) as site:
+    with open_site(root, recover_wait_s=LOADING_S) as site:
         site.local()
         case.start(site)
         yield site
@@ -107,6 +108,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_leaves_nothing(server, case,
 
 @pytest.mark.parametrize("victim", ["the engine", "the replica"])
 def test_killed_in_the_middle_it_ends_all_streams_with_an_error_and_comes_back(server, case, victim):
+    """What has no byte of its answer yet, and what is asked before anybody notices, is answered by its successor."""
     processes = family(server)
     left = traces(processes)
 
@@ -119,16 +121,20 @@ def test_killed_in_the_middle_it_ends_all_streams_with_an_error_and_comes_back(s
             return error.message
         return ""
 
-    async def kill_in_the_middle() -> list[str]:
+    async def kill_in_the_middle() -> tuple[list[str], list[Any]]:
         async with server.async_client() as client:
             begun = [asyncio.Event() for _ in range(4)]
             streams = [asyncio.create_task(stream(client, event)) for event in begun]
             await asyncio.gather(*[event.wait() for event in begun])
+            wholes = [asyncio.create_task(client.chat.completions.create(**story(1800)))]
             (computing(processes) if victim == "the engine" else processes[0]).kill()
-            return await asyncio.wait_for(asyncio.gather(*streams), 60)
+            wholes.append(asyncio.create_task(client.chat.completions.create(**ask("Hello!"))))
+            reasons = await asyncio.wait_for(asyncio.gather(*streams), 60)
+            return reasons, await asyncio.gather(*wholes)
 
-    reasons = asyncio.run(kill_in_the_middle())
+    reasons, answers = asyncio.run(kill_in_the_middle())
     assert all(reasons), "none of them looks as if it were complete"
+    assert all(answer.choices[0].message.content for answer in answers)
     until_back(server, processes[0].pid)
     assert psutil.wait_procs(processes, timeout=30)[1] == [], "nothing of the first one is left"
     assert not {path for path in left if path.exists()}
