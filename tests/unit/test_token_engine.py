@@ -431,6 +431,19 @@ def test_completions_with_log_probabilities_of_the_prompt():
     assert logprobs["text_offset"] == [0, 1, 2, 3]
 
 
+def test_completions_of_the_prompt_alone():
+    asked = {"prompt": [120, 121], "echo": True, "logprobs": 1, "max_tokens": 0}
+    answer = ask("ab", Op.COMPLETION, **asked)
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("xy", "length")
+    assert choice["logprobs"]["tokens"] == ["x", "y"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.0]
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 0, "total_tokens": 2}
+    parts = [part for chunk in events("ab", Op.COMPLETION, **asked) for part in chunk["choices"]]
+    assert "".join(part["text"] for part in parts) == "xy"
+    assert parts[-1]["finish_reason"] == "length"
+
+
 # --- refusals ---
 
 

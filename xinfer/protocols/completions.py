@@ -36,6 +36,8 @@ class CompletionRequest(GenerationRequest, kw_only=True, forbid_unknown_fields=T
     """A validated completion request. Read ``prompts``, not ``prompt``."""
 
     prompt: str | list[Any]
+    max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    """0, together with ``echo``: nothing but the prompt."""
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     """How many candidates per position, beside the chosen token."""
     echo: bool | None = None
@@ -62,6 +64,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
     """
     request = decode(body, _decoder)
     check_common(request)
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidRequest("'max_tokens' must be at least 1; 0 is for requests with 'echo'", param="max_tokens")
     if isinstance(request.prompt, list):
         _check_prompts(request.prompt)
     prompts = len(request.prompts)

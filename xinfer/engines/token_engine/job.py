@@ -14,7 +14,7 @@ from xinfer.engines.token_engine.pictures import ImageReader
 from xinfer.engines.token_engine.prompts import Limits, Prompt, chat_prompt, completion_prompts, sampling_for
 from xinfer.engines.token_engine.sequence import Candidates
 from xinfer.engines.token_engine.shield import Shield
-from xinfer.engines.token_engine.text import AnswerText
+from xinfer.engines.token_engine.text import AnswerText, NoText
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 from xinfer.errors import InvalidRequest, UnsupportedParameter
 from xinfer.generation.chat_template import ChatTemplate
@@ -183,8 +183,10 @@ class JobMaker:
             include_usage=request.include_usage,
         )
 
+        kind = NoText if request.max_tokens == 0 else AnswerText
+
         def new_text(_prompt: Prompt, sampling: Sampling) -> AnswerText:
-            return AnswerText(self._tokenizer.detokenizer(), request.stop_strings, min_tokens=sampling.min_tokens)
+            return kind(self._tokenizer.detokenizer(), request.stop_strings, min_tokens=sampling.min_tokens)
 
         # The engine's thread fills these lists while it reads the prompts, and the answer shows them.
         scored: list[list[Candidates | None]] = [[] for _ in range(len(prompts) * request.choices)]

@@ -207,7 +207,7 @@ def _token_limit(request: GenerationRequest, prompt: Prompt, limits: Limits, *, 
             f"{size + asked} together: shorten the prompt or ask for fewer tokens",
             param=where,
         )
-    return asked
+    return max(asked, 1)  # where none is wanted, one is made and not shown: only then is the prompt read
 
 
 def check_ids(ids: object, where: str, limits: Limits) -> None:

@@ -172,3 +172,13 @@ class AnswerText:
         if piece.finish == "stop" and tools.count:
             piece.finish = "tool_calls"
         return text
+
+
+class NoText(AnswerText):
+    """Of an answer that is its prompt alone: the token that was made with it is not shown, and does not count."""
+
+    def feed(self, items: list[Progress]) -> Piece:  # noqa: ARG002  whatever they are
+        """The end of the answer."""
+        piece = Piece()
+        self._end(Ending.LENGTH, piece)
+        return piece
