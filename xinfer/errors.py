@@ -248,6 +248,16 @@ class SupervisorAway(NotReady):
     code = "supervisor_unreachable"
 
 
+def load_error(reason: str, refused: str) -> XinferError:
+    """The error of a launch that failed.
+
+    Args:
+        reason: what its engine said.
+        refused: the parameter of the launch that is wrong; empty: something else is.
+    """
+    return InvalidRequest(reason, param=refused) if refused else LoadFailed(reason)
+
+
 def describe(error: BaseException) -> str:
     """One line for an error, with the type's name where the message alone would say little."""
     if isinstance(error, XinferError):

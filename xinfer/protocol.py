@@ -121,6 +121,8 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress: float = 0.0
     reason: str = ""
     """Why it failed, with the last lines of the engine's log."""
+    refused: str = ""
+    """The parameter of its launch that is wrong, if that is why it failed."""
     restarts: int = 0
     was_ready: bool = False
     since: float = 0.0
@@ -231,6 +233,8 @@ class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Why a replica could not load its engine (``failure.json``); written before its process ends."""
 
     reason: str
+    refused: str = ""
+    """The parameter of its launch that is wrong, if that is why."""
     logged_well: int = 0
     """Bytes of its log from when it still served: what these say of errors was about requests."""
 
@@ -330,6 +334,8 @@ class ModelProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Every replica is READY, or nothing more will happen."""
     reason: str = ""
     """Why it failed, when it did."""
+    refused: str = ""
+    """The parameter of the launch that is wrong, if that is why."""
 
 
 class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):

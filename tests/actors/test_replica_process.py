@@ -198,6 +198,7 @@ def test_a_wrong_word_of_the_launch_is_named_without_the_place_in_the_code(start
         assert await replica.exit_status() == 1
         failure = read_record(replica.folder / FAILURE_FILE, FailureRecord)
         assert failure is not None
+        assert failure.refused == "nonsense"
         assert "nonsense" in failure.reason
         assert "Traceback" not in replica.log
 

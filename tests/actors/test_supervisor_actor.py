@@ -248,6 +248,10 @@ async def test_who_waits_for_a_launch_hears_that_it_failed_or_was_cancelled(clus
     revision = launched.deployment.revision
     with pytest.raises(LoadFailed, match="no such file"):
         await supervisor.wait("echo", revision, LONG_S)
+    await worker.run(await worker.actor.told_to_run(1), ReplicaState.FAILED, reason="no such word", refused="speed")
+    with pytest.raises(InvalidRequest, match="no such word") as refusal:
+        await supervisor.wait("echo", revision, LONG_S)
+    assert refusal.value.param == "speed"
     again = await supervisor.launch(LaunchRequest(model_name="echo"))
     assert again.replicas[0].generation > launched.replicas[0].generation
     with pytest.raises(LaunchCancelled):

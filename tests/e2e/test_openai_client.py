@@ -238,6 +238,14 @@ def test_a_failing_launch_gives_the_reason_of_the_engine_and_can_be_repeated(ser
     server.terminate("broken")
 
 
+def test_an_option_that_only_the_engine_knows_to_be_wrong_is_the_fault_of_the_launch(server):
+    refused = server.call("POST", "/v1/models", json={"model_name": "echo", "model_uid": "no", "refuse_load": "speed"})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "speed")
+    assert "echo was told to refuse this" in error["message"]
+    server.terminate("no")
+
+
 def test_a_crash_while_loading_is_reported(server):
     crashed = server.call("POST", "/v1/models", json={"model_name": "echo", "model_uid": "crash", "exit_on_load": 3})
     assert crashed.status_code == 500

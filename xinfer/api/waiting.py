@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 
 from xinfer.api.state import GatewayState, state_of
-from xinfer.errors import LoadFailed, NotReady, SupervisorAway
+from xinfer.errors import NotReady, SupervisorAway, load_error
 from xinfer.protocol import ModelProgress
 from xinfer.spec import Deployment
 
@@ -18,7 +18,7 @@ async def wait_until_ready(request: Request, deployment: Deployment) -> None:
     """Wait for a launch, also across a restart of the supervisor; ends soon after the client is gone.
 
     Raises:
-        LoadFailed: with the engine's reason.
+        LoadFailed: with the engine's reason. InvalidRequest: where that is a word of the launch.
         LaunchCancelled: somebody cancelled or terminated it.
         NotReady: this gateway is told to end.
     """
@@ -62,7 +62,7 @@ async def _poll(state: GatewayState, deployment: Deployment) -> bool:
         await asyncio.sleep(AWAY_S)
         return False
     if progress.done and progress.reason:
-        raise LoadFailed(progress.reason)
+        raise load_error(progress.reason, progress.refused)
     return progress.done
 
 

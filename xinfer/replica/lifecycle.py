@@ -61,9 +61,13 @@ class Stands:
 
 @dataclass(frozen=True)
 class Broke:
-    """Loading or starting to serve failed; ``reason`` is what the user reads."""
+    """Loading or starting to serve failed; ``reason`` is what the user reads.
+
+    ``refused``: the parameter of the launch that is wrong, if that is why.
+    """
 
     reason: str
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,10 @@ class Drain:
 
 @dataclass(frozen=True)
 class Exit:
-    """End the process; a ``failure`` is left behind for the worker."""
+    """End the process; a ``failure`` is left behind for the worker, with the parameter that was ``refused``."""
 
     failure: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,9 +216,9 @@ class Lifecycle:
                 stage = _stage(self.view.standing)
                 self._become(state=ReplicaState.READY, stage=stage, progress=1.0, endpoint=endpoint)
                 return (Follow(),) if self._late_order else ()
-            case Broke(reason):
+            case Broke(reason, refused):
                 self._become(state=ReplicaState.FAILED, stage="failed", reason=reason)
-                return (Exit(failure=reason),)
+                return (Exit(failure=reason, refused=refused),)
 
     def _check_lease(self, now: float) -> tuple[Command, ...]:
         if now < self.lease_deadline:

@@ -138,7 +138,7 @@ class Replica:
         lease.cancel()
         if ended.failure:
             # Before anything that could hang or crash: it is what the user gets to read.
-            record = FailureRecord(reason=ended.failure, logged_well=self._logged[0])
+            record = FailureRecord(reason=ended.failure, refused=ended.refused, logged_well=self._logged[0])
             write_record(self._directory / FAILURE_FILE, record)
         await self._close()
         return ended
@@ -233,7 +233,7 @@ class Replica:
                 await self._obey()
         except InvalidRequest as error:  # a word of the launch is wrong; where in the code that was found helps nobody
             log.error("engine %s refuses the launch of %s", deployment.engine, deployment.spec.source)  # noqa: TRY400
-            self._handle(Broke(describe(error)))
+            self._handle(Broke(describe(error), refused=error.param or "options"))
         except Exception as error:  # the boundary to engines: whatever it is, it is the reason the user reads
             log.exception("engine %s could not load %s", deployment.engine, deployment.spec.source)
             self._handle(Broke(describe(error)))

@@ -12,7 +12,7 @@ import xoscar as xo
 import xinfer
 from xinfer import catalog, plugins
 from xinfer.catalog.roots import Roots
-from xinfer.errors import LaunchCancelled, LoadFailed
+from xinfer.errors import LaunchCancelled, load_error
 from xinfer.protocol import (
     SUPERVISOR_UID,
     Ack,
@@ -141,6 +141,7 @@ class ForClients:
         Raises:
             LaunchCancelled: this revision was terminated or replaced.
             LoadFailed: no replica could load; the message has the engine's reason.
+            InvalidRequest: likewise, where the reason is a word of the launch.
         """
         shell, deadline = self._shell, _deadline(timeout_s)
         first: ModelProgress | None = None
@@ -150,7 +151,7 @@ class ForClients:
                 raise LaunchCancelled(f"the launch of {model_uid!r} was cancelled", param="model_uid")
             progress = views.progress(model, shell.cluster.workers)
             if model.failed:
-                raise LoadFailed(f"{model_uid!r} could not be loaded: {progress.reason}")
+                raise load_error(f"{model_uid!r} could not be loaded: {progress.reason}", progress.refused)
             if progress.done:
                 await shell.routed()
             if progress.done or shell.closing or first not in (None, progress):

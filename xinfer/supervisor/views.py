@@ -75,6 +75,7 @@ def _gang(replica: PlacedReplica, statuses: Sequence[ReplicaStatus], workers: Wo
         stage=stage,
         progress=progress,
         reason=ordeal.reason or "; ".join(reasons),
+        refused=next((one.refused for one in members if one.refused), ""),
         restarts=ordeal.restarts,
         warning="; ".join(f"{one.worker}: {one.warning}" for one in members if one.warning),
         endpoint=leader.endpoint if state is ReplicaState.READY else None,
@@ -109,14 +110,15 @@ def progress(model: ModelRecord, workers: Workers) -> ModelProgress:
     replicas = statuses(model, workers)
     fractions = [_fraction(status) for status in replicas]
     slowest = min(zip(fractions, replicas, strict=True), key=lambda pair: pair[0], default=(1.0, None))[1]
-    failures = [status.reason for status in replicas if status.state is ReplicaState.FAILED]
+    failed = next((status for status in replicas if status.state is ReplicaState.FAILED), None)
     return ModelProgress(
         model_uid=model.deployment.model_uid,
         progress=sum(fractions) / max(1, len(fractions)),
         stage=_stage(slowest),
         replicas=replicas,
         done=all(status.state is ReplicaState.READY or status.state.is_final for status in replicas),
-        reason=failures[0] if failures else "",
+        reason=failed.reason if failed else "",
+        refused=failed.refused if failed else "",
     )
 
 

@@ -227,7 +227,7 @@ class WorkerCore:
             replica.failed = True
             replica.reason = f"given up after it was ended {replica.offences} times: {replica.reason}"
         elif end.load_error and not replica.was_ready:
-            replica.failed = True
+            replica.failed, replica.refused = True, end.refused
         elif process.assignment.seat is not None:
             replica.failed = True  # all of its gang starts again when the supervisor says so, or none
         elif replica.deaths >= START_ATTEMPTS and not replica.was_ready and not process.offence:

@@ -74,12 +74,14 @@ class Hung:
 class Ended:
     """A process is gone, or could not be started; ``reason`` is for people and ends with the last lines of its log.
 
-    ``load_error``: its engine said why it cannot load, so another attempt would end the same way.
+    ``load_error``: its engine said why it cannot load, so another attempt would end the same way. ``refused``: the
+    parameter of the launch that is wrong, if that is why.
     """
 
     instance: str
     reason: str
     load_error: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True)

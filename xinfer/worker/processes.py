@@ -195,7 +195,8 @@ class ReplicaProcess:
             reason = f"{reason}\n{hint}".rstrip()
         if tail:
             reason = f"{reason}\nLast lines of its log:\n{tail}"
-        return Ended(self.instance, reason, load_error=failure is not None)
+        refused = failure.refused if failure is not None else ""
+        return Ended(self.instance, reason, load_error=failure is not None, refused=refused)
 
 
 async def _exit_status(pid: int) -> int | None:

@@ -64,6 +64,8 @@ class Replica:
     """What it waits for then, for people."""
     failed: bool = False
     reason: str = ""
+    refused: str = ""
+    """The parameter of its launch that is wrong, if that is why it failed."""
     warning: str = ""
     state: ReplicaState = ReplicaState.PENDING
     since: float = 0.0
@@ -114,6 +116,7 @@ class Replica:
         if assignment is not None and (self.wanted is None or self.wanted.generation != assignment.generation):
             self.ready_since, self.was_ready, self.failed, self.reason, self.prepared = None, False, False, "", False
             self.deaths, self.offences, self.spawned, self.retry_at, self.crowded_since = 0, 0, 0, 0.0, None
+            self.refused = ""
         self.wanted, self.adopted = assignment, False
 
     def begin(self, process: RunningProcess) -> None:
@@ -150,6 +153,7 @@ def status_of(replica: Replica, assignment: Assignment) -> ReplicaStatus:
         stage=view.stage if view else _waiting_stage(replica),
         progress=view.progress if view else 0.0,
         reason=replica.reason,
+        refused=replica.refused,
         restarts=max(0, replica.spawned - 1),
         was_ready=replica.was_ready,
         since=replica.since,

@@ -27,7 +27,7 @@ from xinfer.engines.echo.hashing import embed, rerank
 from xinfer.engines.echo.pace import Metronome
 from xinfer.engines.echo.standing import ChangesOfEcho
 from xinfer.engines.echo.text import Answer, last_user_text, tokens_of
-from xinfer.errors import ContextOverflow, EngineFailed
+from xinfer.errors import ContextOverflow, EngineFailed, InvalidRequest
 from xinfer.ops import Op
 from xinfer.protocols.answers import Usage
 from xinfer.protocols.chat import ChatChoice, ChatWriter, parse_chat
@@ -62,6 +62,8 @@ class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Slow start."""
     fail_load: str = ""
     """Fail to load, with this reason."""
+    refuse_load: str = ""
+    """Say while loading that this option of the launch is wrong, as engines do that read their options themselves."""
     fail_at: dict[str, str] = {}
     """What fails while it runs, and why: "sleep", "wake", or to load the adapter of a name."""
     exit_on_load: int | None = None
@@ -138,6 +140,8 @@ class EchoEngine(ChangesOfEcho):
             os._exit(self._options.exit_on_load)
         if self._options.fail_load:
             raise EngineFailed(self._options.fail_load)
+        if self._options.refuse_load:
+            raise InvalidRequest("echo was told to refuse this", param=self._options.refuse_load)
         if grant.seat is not None:
             self._gang = Gang(grant.seat, grant.lease.generation)
             await self._gang.gather(lambda stage: progress(stage, 0.9))
