@@ -168,6 +168,14 @@ class PayloadTooLarge(XinferError):
     code = "payload_too_large"
 
 
+class UnsupportedEncoding(XinferError):
+    """The body is compressed."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+
 class TooManyRequests(XinferError):
     """A bounded queue is full."""
 

@@ -1,5 +1,6 @@
 """Bodies and headers that are wrong get a 4xx that says how, never a 5xx, and leave the gateway as it was."""
 
+import gzip
 import json
 
 import pytest
@@ -115,6 +116,20 @@ def test_the_content_type_is_of_no_importance(play, path, headers):
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_compressed_body_is_refused_in_words(play):
+    async def scenario(stage):
+        await stage.serve("m")
+        for path in ("/v1/chat/completions", "/v1/models"):
+            reply = await stage.post(
+                path, gzip.compress(json.dumps(CHAT).encode()), headers={"content-encoding": "gzip"}
+            )
+            assert (reply.status, reply.error["code"]) == (415, "unsupported_content_encoding")
+            assert "compressed (gzip)" in reply.error["message"]
+        assert (await stage.post("/v1/chat/completions", CHAT, headers={"content-encoding": "identity"})).status == 200
+
+    play(scenario)
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(play):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from xinfer.errors import InvalidRequest, PayloadTooLarge
+from xinfer.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
 from xinfer.protocols.multipart import FormReader
 
 Scope = MutableMapping[str, Any]
@@ -42,13 +42,20 @@ _decoder = msgspec.json.Decoder(_Routing)
 
 
 def limited(receive: Receive, scope: Scope, limit: int) -> Receive:
-    """``receive``, but a body of over ``limit`` bytes raises PayloadTooLarge, at once where its length is declared."""
+    """``receive``, but a body of over ``limit`` bytes raises PayloadTooLarge, at once where its length is declared.
+
+    One that is compressed raises UnsupportedEncoding: how large it is shows only when it is read.
+    """
+    encoding = _header(scope, b"content-encoding").strip().lower()
     declared = _header(scope, b"content-length")
     size = int(declared) if len(declared) < 20 and declared.isdigit() else 0  # the body is counted in any case
     taken = 0
 
     async def take() -> MutableMapping[str, Any]:
         nonlocal taken
+        if encoding not in {b"", b"identity"}:
+            name = encoding.decode("latin-1")
+            raise UnsupportedEncoding(f"the body is compressed ({name}); send it as it is, without content-encoding")
         if size > limit:
             raise PayloadTooLarge(f"the body has {size} bytes, the limit is {limit} (XINFER_MAX_BODY_BYTES)")
         message = await receive()

@@ -27,7 +27,7 @@ class MlxEngine(TokenEngine[MlxOptions]):
         Requirements(
             packages=("mlx-lm==0.32.2", "mlx" if ON_APPLE else "mlx[cpu]", *GRAMMAR_PACKAGES),
             imports=("mlx_lm",),
-            disk_mib=1_500,
+            disk_mib=800,
         ),
     )
     preference: ClassVar[int] = 60 if ON_APPLE else 15
