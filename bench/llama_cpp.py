@@ -7,8 +7,9 @@ Run it with the Python that has xinfer, llama-cpp-python and what ``llama_cpp.se
 the one that it is made of. Without ``--model`` a random model is written, whose answers make no sense: what is measured
 is the engine's overhead. One thread each.
 
-How much a batch gains depends on the kernels for the type of the weights. On x86, those for q8_0 take as long for 8
-rows as one row after another does; weights in q4_0 are repacked as they are loaded, and 4 rows take twice as long as 1.
+How much a batch gains depends on the kernels for the type of the weights, and on how they are compiled: those of
+``xinfer engine install llama.cpp`` with the flags in ``xinfer/engines/llama_cpp/requirements.py``, which pip takes from
+CXXFLAGS.
 """
 
 import argparse
