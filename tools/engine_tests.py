@@ -26,9 +26,9 @@ from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-PACKAGES = ("pytest", "hypothesis", "openai", "gguf", "safetensors", "transformers", "torch==2.13.0")
-"""What an engine's own tests need beside it."""
-QUANTIZERS = ("accelerate", "bitsandbytes", "compressed-tensors")
+PACKAGES = ("pytest", "hypothesis", "openai", "gguf", "safetensors", "transformers", "torch")
+"""What an engine's own tests need beside it, see ``pinned``."""
+QUANTIZERS = ("accelerate==1.15.0", "bitsandbytes==0.50.2", "compressed-tensors==0.20.1")
 """What transformers reads quantized weights with. It is in the base environment, and these are not."""
 CONTRACT = ("test_engine_contract.py", "test_engine_failures.py", "test_pooling_contract.py", "test_speech.py")
 TOGETHER = ("vllm", "sglang")
@@ -109,7 +109,7 @@ class Session:
             step.complaints.append("it is compiled, and there is no C++ compiler here: apt-get install g++")
             return None
         started = time.monotonic()
-        wanted = [word for package in packages for word in ("--package", package)]
+        wanted = [word for package in pinned(packages) for word in ("--package", package)]
         argv = [str(BIN / "xinfer"), "engine", "install", engine, *wanted]
         status, said = run(argv, {"XINFER_HOME": str(self._home), "COLUMNS": "200"}, BUILD_LIMIT_S, listen=True)
         step.seconds = time.monotonic() - started
@@ -141,6 +141,13 @@ class Session:
         step.complaints += [f"skipped: {why}" for why in skipped]
         if not (step.passed or step.complaints or self._pytest_arguments):
             step.complaints.append(NO_TESTS)
+
+
+def pinned(packages: Sequence[str]) -> list[str]:
+    """In the versions of ``constraints.txt``: what others release must not change what the tests say."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    versions = {line.partition("==")[0]: line for line in lines if "==" in line}
+    return [versions.get(package, package) for package in packages]
 
 
 def run(argv: Sequence[str], variables: Mapping[str, str], limit_s: float, *, listen: bool = False) -> tuple[int, str]:

@@ -62,6 +62,11 @@ def test_an_engine_that_no_test_is_for_has_failed(tool, tmp_path, monkeypatch):
     assert [step.complaints for step in session.steps] == [[tool.NO_TESTS], [tool.NO_TESTS]]
 
 
+def test_packages_for_tests_are_pinned(tool):
+    bare = [package for package in (*tool.PACKAGES, *tool.QUANTIZERS) if "==" not in package]
+    assert all("==" in package for package in tool.pinned(bare))
+
+
 def test_what_takes_too_long_is_interrupted_so_that_it_can_clear_up(tool):
     waits = (
         "import signal\ntry: print('begun', flush=True); signal.pause()\nexcept KeyboardInterrupt: print('cleared up')"

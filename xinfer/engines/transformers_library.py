@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ def known_model_types() -> frozenset[str]:
     tables = (Path(folder) / "models" / "auto" for folder in found.submodule_search_locations)
     texts = (file.read_text(encoding="utf-8") for folder in tables for file in sorted(folder.glob("*auto*.py")))
     return frozenset(name for text in texts for name in MODEL_TYPE.findall(text))
+
+
+def cache_argument(model: Any) -> str:
+    """What a model of the library calls the cache that it is given: since 5.24 it is no longer past_key_values."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def rotates_by_length(module: Any) -> bool:

@@ -10,6 +10,7 @@ from xinfer.engines.transformers.lora import AdapterBatch
 from xinfer.engines.transformers.native import NativeDecoder
 from xinfer.engines.transformers.pictures import Window
 from xinfer.engines.transformers.rotation import LengthRotation
+from xinfer.engines.transformers_library import cache_argument
 
 _BLOCK = 1024
 
@@ -28,6 +29,7 @@ class SlotModel:
         self.vocabulary_size = int(model.get_input_embeddings().weight.shape[0])
         self.cache = SlotCache(config.num_hidden_layers)
         self.model = model
+        self._cache_argument = cache_argument(model)
         self.native: NativeDecoder | None = None
         """Computes what ``model`` does, for less; ``None``: the model runs itself."""
         self.rotation = LengthRotation.of_model(model)
@@ -81,9 +83,9 @@ class SlotModel:
             input_ids=tokens,
             attention_mask=masks,
             position_ids=rotary.clamp(max=self._context_length - 1),
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
+            **{self._cache_argument: self.cache},
             **({} if seen is None else seen.inputs),
         )
         logits: torch.Tensor = output.logits

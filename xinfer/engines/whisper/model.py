@@ -9,6 +9,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from xinfer.engines.token_engine.model_folder import read_json
+from xinfer.engines.transformers_library import cache_argument
 from xinfer.engines.whisper.marks import Marks, Span, read_marks
 from xinfer.engines.whisper.recordings import RATE, Samples
 
@@ -31,6 +32,7 @@ class WhisperModel:
         wanted = "float32" if dtype == "auto" and device.type == "cpu" else dtype
         read = transformers.WhisperForConditionalGeneration.from_pretrained
         self._model = read(folder, dtype=wanted, local_files_only=True).to(device).eval()
+        self._cache_argument = cache_argument(self._model)
         self._extract = transformers.WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._device = device
@@ -72,8 +74,8 @@ class WhisperModel:
             found = self._model(
                 decoder_input_ids=torch.tensor([list(tokens)], device=self._device),
                 encoder_outputs=window.encoded,
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_argument: cache},
             )
         logits: torch.Tensor = found.logits[0, -1].float().clone()
         return logits
