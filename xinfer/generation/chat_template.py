@@ -15,6 +15,7 @@ import jinja2.sandbox
 import msgspec
 
 from xinfer.errors import InvalidRequest, UnsupportedParameter
+from xinfer.generation.dialects import THINKING_SWITCHES
 from xinfer.generation.template_tree import iterates_over_content, tests_for_no_content
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
@@ -24,8 +25,6 @@ _PROVIDED = frozenset({"messages", "tools", "strftime_now", "raise_exception"})
 """Variables that have a field of their own in requests, or are none of theirs."""
 _COMPUTING = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """Templates compute with what the client sent, and the operators of Jinja are those of Python."""
-_SWITCHES = ("enable_thinking", "thinking")
-"""Names for whether the model thinks first: that of most families, and that of DeepSeek, Kimi and Granite."""
 _PROBE = "a plain text"
 CALLED, OFFERED = "a_called_function", "another_function"
 """Names in a conversation that finds out what a template shows."""
@@ -77,7 +76,7 @@ class ChatTemplate:
     @property
     def thinking_switch(self) -> str:
         """The variable that says whether the model thinks first; empty: there is none."""
-        return next((name for name in _SWITCHES if name in self.variables), "")
+        return next((name for name in THINKING_SWITCHES if name in self.variables), "")
 
     def render(
         self,

@@ -6,6 +6,9 @@ model was trained to write.
 
 from enum import StrEnum
 
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+"""What templates call whether the model thinks first: most of them the first, DeepSeek, Kimi and Granite the second."""
+
 
 class Dialect(StrEnum):
     """A form of tool calls or of reasoning, by the family that brought it up."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from xinfer.errors import InvalidRequest
+from xinfer.generation.dialects import THINKING_SWITCHES
 from xinfer.ops import Op
 
 FREE_TEXT = frozenset({Op.CHAT, Op.COMPLETION})
@@ -18,9 +19,6 @@ GUIDED = "guided_"
 """How the fields begin that ask for a form of the answer, each in its own way."""
 STRUCTURE = "structured_outputs"
 TEMPLATE, THINKING = "chat_template_kwargs", "enable_thinking"
-SWITCHES = (THINKING, "thinking")
-"""Names that templates have for whether the model thinks first: most of them the first, DeepSeek, Kimi and Granite the
-second. Servers look at one of the two to tell thoughts from answers."""
 
 Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(Fields)
@@ -66,7 +64,8 @@ def _move_thinking(fields: Fields) -> bool:
         raise InvalidRequest(f"{TEMPLATE!r} must be an object, or a string that holds one as JSON", param=TEMPLATE)
     said = {} if thinks == b"null" else {THINKING: thinks == b"true"}
     told = {**(arguments or {}), **said}
-    for name, other in (SWITCHES, SWITCHES[::-1]):
+    # Templates look at one of the names, and servers at one of them to tell thoughts from answers.
+    for name, other in (THINKING_SWITCHES, THINKING_SWITCHES[::-1]):
         if name in told:
             told.setdefault(other, told[name])
     fields[TEMPLATE] = msgspec.Raw(encoder.encode(told))
