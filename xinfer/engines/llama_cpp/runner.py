@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from xinfer.engines.base import Load
 from xinfer.engines.llama_cpp.library import Batch, Context, LoraAdapter
 from xinfer.engines.llama_cpp.pace import Pace
-from xinfer.engines.llama_cpp.sampling import BROKEN, greedy_tokens, sampler_of, score_prompt
+from xinfer.engines.llama_cpp.sampling import greedy_tokens, sampler_of, score_prompt
 from xinfer.engines.llama_cpp.slots import Coming, Found, Slot, SlotTable, shares_of
-from xinfer.engines.token_engine import Candidates, Ending, Progress, Sequence
+from xinfer.engines.token_engine import BROKEN, Candidates, Progress, Sequence
 from xinfer.errors import EngineFailed
 
 if TYPE_CHECKING:
@@ -302,12 +302,10 @@ class LlamaRunner:
     def _append(slot: Slot, token: int, candidates: Candidates | None) -> Progress:
         sequence = slot.sequence
         assert sequence is not None
-        if token == BROKEN:
-            sequence.refusal = EngineFailed("the model computed values that are no numbers (NaN or infinite)")
-            return Progress(sequence, 0, None, Ending.REFUSED)
-        sequence.generated.append(token)
-        slot.tokens.append(token)
-        return Progress(sequence, token, candidates, sequence.ending_after(token))
+        progress = sequence.followed_by(token, candidates)
+        if token != BROKEN:
+            slot.tokens.append(token)
+        return progress
 
     def _sort(self, ready: list[Part], progress: list[Progress]) -> None:
         """Free the slots of complete sequences; those whose prompt has been read run from now on."""

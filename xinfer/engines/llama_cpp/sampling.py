@@ -6,11 +6,8 @@ from typing import Any
 import numpy as np
 
 from xinfer.engines.llama_cpp.library import Context, SamplerChain
-from xinfer.engines.token_engine import Candidates, Sequence
+from xinfer.engines.token_engine import BROKEN, Candidates, Sequence
 from xinfer.generation.sampling import Sampling
-
-BROKEN = -1
-"""In place of a token: the model computed values that are no numbers."""
 
 
 class Seen:

@@ -14,9 +14,8 @@ import msgspec
 from xinfer.engines.base import Load
 from xinfer.engines.mlx.batch import Batch, States, evaluate, fresh, merged, read_together
 from xinfer.engines.mlx.prompts import Reading, next_window, take_group
-from xinfer.engines.mlx.sampling import BROKEN, BatchSampler, candidates_at, log_softmax
-from xinfer.engines.token_engine import Candidates, Ending, Progress, Sequence
-from xinfer.errors import EngineFailed
+from xinfer.engines.mlx.sampling import BatchSampler, candidates_at, log_softmax
+from xinfer.engines.token_engine import BROKEN, Candidates, Progress, Sequence
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
@@ -201,13 +200,10 @@ class BatchRunner:
 
 
 def _append(row: Row, token: int, candidates: Candidates | None) -> Progress:
-    sequence = row.sequence
-    if token == BROKEN:
-        sequence.refusal = EngineFailed("the model computed values that are no numbers (NaN or infinite)")
-        return Progress(sequence, 0, None, Ending.REFUSED)
-    sequence.generated.append(token)
-    row.length += 1
-    return Progress(sequence, token, candidates, sequence.ending_after(token))
+    progress = row.sequence.followed_by(token, candidates)
+    if token != BROKEN:
+        row.length += 1
+    return progress
 
 
 def _score_prompt(reading: Reading, logits: mx.array | None) -> None:

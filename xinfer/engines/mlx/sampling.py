@@ -10,13 +10,11 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from xinfer.engines.token_engine import Candidates, Sequence
+from xinfer.engines.token_engine import BROKEN, Candidates, Sequence
 from xinfer.generation.sampling import Sampling
 
 CANDIDATES = 1024
 """Truncated sampling looks at so many of the likeliest tokens first; sorting a whole vocabulary is slow."""
-BROKEN = -1
-"""In place of a token: the model computed values that are no numbers."""
 
 
 def log_softmax(logits: mx.array) -> mx.array:

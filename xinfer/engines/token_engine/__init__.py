@@ -17,12 +17,13 @@ from xinfer.engines.token_engine.job import JobMaker
 from xinfer.engines.token_engine.loop import Runner
 from xinfer.engines.token_engine.pictures import ImageReader
 from xinfer.engines.token_engine.prompts import Limits
-from xinfer.engines.token_engine.sequence import Candidates, Ending, Progress, Sequence
+from xinfer.engines.token_engine.sequence import BROKEN, Candidates, Ending, Progress, Sequence
 from xinfer.engines.token_engine.shield import Shield
 from xinfer.engines.token_engine.tokenization import TOKEN_OPS, Tokenization
 from xinfer.engines.token_engine.tokenizer import Tokenizer
 
 __all__ = [
+    "BROKEN",
     "GRAMMAR_PACKAGES",
     "HONOURED",
     "TOKEN_OPS",

@@ -6,8 +6,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from xinfer.engines.token_engine.constraint import Constraint
-from xinfer.errors import InvalidRequest, XinferError
+from xinfer.errors import EngineFailed, InvalidRequest, XinferError
 from xinfer.generation.sampling import Sampling
+
+BROKEN = -1
+"""In place of a token: the model computed values that are no numbers."""
 
 
 class Ending(StrEnum):
@@ -124,6 +127,14 @@ class Sequence:
         """Tokens of the prompt that the runner did not have to read, because it knew them from another sequence."""
         self.state: Any = None
         """For the runner: what it keeps about this sequence."""
+
+    def followed_by(self, token: int, candidates: Candidates | None) -> Progress:
+        """Take over what was chosen; ``BROKEN`` refuses the sequence."""
+        if token == BROKEN:
+            self.refusal = EngineFailed("the model computed values that are no numbers (NaN or infinite)")
+            return Progress(self, 0, None, Ending.REFUSED)
+        self.generated.append(token)
+        return Progress(self, token, candidates, self.ending_after(token))
 
     def ending_after(self, token: int) -> Ending | None:
         """Whether the answer is complete with this token, which is already in ``generated``.
