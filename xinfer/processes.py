@@ -26,6 +26,7 @@ import psutil
 
 if sys.platform != "win32":
     import fcntl
+    import termios
 
 T = TypeVar("T")
 
@@ -105,9 +106,10 @@ def _reap(pid: int) -> None:
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path | None = None, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own (signals to our group do not reach it), output appended to ``log``.
+    """Start a process in a group of its own (signals to our group do not reach it), output appended to ``log``.
 
-    Of our file descriptors it inherits ``pass_fds`` and no other.
+    Of our file descriptors it inherits ``pass_fds`` and no other. It stays in our session, because Linux shares the
+    processors between sessions first (docs/adr/0008): if it is to outlive our terminal, it calls ``leave_terminal``.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
@@ -118,10 +120,26 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             close_fds=True,
             pass_fds=pass_fds,
         )
+
+
+def leave_terminal() -> None:
+    """Have no controlling terminal from now on, nor have the processes that this one starts.
+
+    Else what asks at the terminal (for a password, say) would be stopped for ever, as the system does with a group that
+    is not in the foreground. For the leader of a session it does nothing: that would end others in the session.
+    """
+    if sys.platform == "win32" or os.getsid(0) == os.getpid():
+        return
+    with contextlib.suppress(OSError):  # there is none
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            os.close(terminal)
 
 
 def group_of(pid: int) -> int | None:

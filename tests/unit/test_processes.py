@@ -160,11 +160,62 @@ def test_end_of_what_is_gone_is_nothing(start):
 def test_a_spawned_process_is_out_of_reach_of_our_signals_and_writes_to_its_log(tmp_path):
     log = tmp_path / "deep" / "log"
     for word in ("one", "two"):
-        program = f"import os, sys; print('{word}', os.getsid(0), os.getcwd(), sys.stdin.read(), os.environ['A'])"
+        said = f"'{word}', os.getpgid(0), os.getsid(0), os.getcwd(), sys.stdin.read(), os.environ['A']"
+        program = f"import os, sys; print({said})"
         process = spawn([sys.executable, "-c", program], env=os.environ | {"A": "b"}, log=log, cwd=tmp_path)
         assert process.wait(PATIENCE_S) == 0
-        assert log_tail(log).splitlines()[-1].split() == [word, str(process.pid), str(tmp_path), "b"]
+        assert log_tail(log).splitlines()[-1].split() == [word, str(process.pid), str(os.getsid(0)), str(tmp_path), "b"]
     assert log.read_text().startswith("one")
+
+
+def in_a_terminal(program: str) -> str:
+    """What a program says whose controlling terminal is a new one. It may read that: its words there are "typed"."""
+    leader, follower = os.openpty()
+    acquire = f"import fcntl, os, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.write({leader}, b'typed\\n')"
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", f"{acquire}\n{program}"],
+            stdin=follower,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            pass_fds=[leader],
+            timeout=60,
+            check=True,
+        ).stdout
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
+def test_a_process_that_leaves_its_terminal_cannot_be_stopped_by_it(tmp_path):
+    child = "from xinfer.processes import leave_terminal; {first}; print(open('/dev/tty').readline())"
+    program = """
+import os, time
+from pathlib import Path
+from xinfer.processes import spawn
+process = spawn([{python!r}, "-c", {child!r}], env=dict(os.environ), log=Path({log!r}))
+deadline = time.monotonic() + 50
+state = None
+while state not in ("Z", "T") and time.monotonic() < deadline:
+    time.sleep(0.05)
+    state = Path(f"/proc/{{process.pid}}/stat").read_text().rpartition(")")[2].split()[0]
+print(state)
+process.kill()
+process.wait()
+"""
+    states = {}
+    for name, first in (("stays", "pass"), ("leaves", "leave_terminal()")):
+        log = tmp_path / name
+        text = program.format(python=sys.executable, child=child.format(first=first), log=str(log))
+        states[name] = in_a_terminal(text).strip()
+    assert states == {"stays": "T", "leaves": "Z"}
+    assert "No such device" in (tmp_path / "leaves").read_text()
+
+
+def test_the_leader_of_a_session_keeps_its_terminal():
+    program = "from xinfer.processes import leave_terminal; leave_terminal(); print(open('/dev/tty').readline())"
+    assert in_a_terminal(program).strip() == "typed"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

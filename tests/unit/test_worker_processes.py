@@ -47,9 +47,9 @@ def test_exit_statuses_are_explained(status: int | None, words: str) -> None:
 
 
 def started(folder: Path, code: str) -> ReplicaProcess:
-    """A process in place of a replica's, with a session of its own as ``spawn`` gives it."""
+    """A process in place of a replica's, with a group of its own as ``spawn`` gives it."""
     with (folder / LOG_FILE).open("w") as log:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, start_new_session=True)
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, process_group=0)
     child.returncode = 0
     found = ProcessId.of(child.pid)
     assert found

@@ -15,6 +15,7 @@ import uvicorn
 from xinfer.actors import prepare
 from xinfer.api.app import GatewayApp, create_app
 from xinfer.api.state import GatewayState
+from xinfer.processes import leave_terminal
 from xinfer.settings import Settings
 from xinfer.telemetry.logs import LOG_FORMAT
 
@@ -29,6 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings.from_env()
     logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    leave_terminal()
     prepare(settings)
     app = create_app(settings, policy=options.policy, shared_metrics=options.shared_metrics)
     config = uvicorn.Config(

@@ -26,7 +26,7 @@ from xinfer.cli.serve import local
 from xinfer.client import Client, LaunchProgress
 from xinfer.client.client import POLL_S
 from xinfer.errors import InvalidRequest, NoCapacity, XinferError
-from xinfer.processes import ProcessId, free_port, log_tail, spawn
+from xinfer.processes import ProcessId, free_port, leave_terminal, log_tail, spawn
 from xinfer.settings import Settings, child_environment
 from xinfer.worker.diagnosis.golden import Question, Trial, demo_models, judged, tokens_of
 
@@ -132,6 +132,7 @@ def serve_guarded() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+    leave_terminal()
     local()
 
 

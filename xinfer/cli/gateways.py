@@ -1,7 +1,7 @@
 """The gateway processes of a supervisor: started, kept alive, and found again after the supervisor's own death.
 
-A gateway is in a session of its own and keeps routing by its last table while no supervisor runs, so whoever starts
-the supervisor again adopts it instead of fighting it for the port.
+A gateway is in a process group of its own and keeps routing by its last table while no supervisor runs, so whoever
+starts the supervisor again adopts it instead of fighting it for the port.
 """
 
 import asyncio

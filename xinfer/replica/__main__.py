@@ -11,7 +11,7 @@ from typing import NoReturn
 import xoscar as xo
 
 from xinfer.actors import open_pool, prepare
-from xinfer.processes import ProcessId, read_record, write_record
+from xinfer.processes import ProcessId, leave_terminal, read_record, write_record
 from xinfer.protocol import LAUNCH_FILE, PROCESS_FILE, REPLICA_UID, LaunchOrder, ProcessRecord
 from xinfer.replica.actor import ReplicaActor
 from xinfer.replica.runtime import Replica, end_descendants
@@ -75,4 +75,5 @@ def _leave(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    leave_terminal()
     main(Path(sys.argv[1]))

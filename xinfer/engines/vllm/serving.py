@@ -20,7 +20,7 @@ from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerBase
 
 from xinfer.devices import Budget, Grant
 from xinfer.engines.base import Load
@@ -43,6 +43,8 @@ from xinfer.spec import Adapter, ModelSpec
 
 RATE_WINDOW_S = 2.0
 """Over which tokens per second are counted."""
+OF_A_SERVER = frozenset({"CORSMiddleware", "PrometheusInstrumentatorMiddleware"})
+"""What vLLM wraps around its application that is the gateway's business here: who may ask, and counting requests."""
 
 
 class Serving:
@@ -70,6 +72,7 @@ class Serving:
         llm = await asyncio.to_thread(_engine, args, meter)
         tasks = await llm.get_supported_tasks()
         app = build_app(args, tasks, llm.model_config)
+        app.user_middleware = [one for one in app.user_middleware if one.cls.__name__ not in OF_A_SERVER]
         await init_app_state(llm, app.state, args, tasks)
         app.state.server = _NoServer()
         edits = {}
@@ -230,12 +233,16 @@ def _import_parsers(args: Any) -> None:
 def _engine(args: Any, meter: Meter) -> AsyncLLM:
     """Blocks until the core has loaded the model: not for the event loop."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
-    return AsyncLLM.from_vllm_config(
+    llm = AsyncLLM.from_vllm_config(
         engine_args.create_engine_config(),
         stat_loggers=[meter],
         enable_log_requests=False,
-        disable_log_stats=True,  # the default loggers, which write lines and Prometheus metrics; ours stays
+        disable_log_stats=True,  # the default logger, which writes lines; ours stays
     )
+    # vLLM always has one for Prometheus too. Its registry is this process's own: nobody could read what it counts.
+    loggers = llm.logger_manager.stat_loggers
+    loggers[:] = [one for one in loggers if not isinstance(one, PrometheusStatLogger)]
+    return llm
 
 
 def _memory(
