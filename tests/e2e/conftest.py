@@ -44,7 +44,7 @@ class Program:
         self.log = log
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                argv, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, process_group=0
             )
 
     @property

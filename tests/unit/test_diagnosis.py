@@ -315,6 +315,12 @@ def test_the_hard_limit_of_open_files_needs_another_advice() -> None:
     assert "LimitNOFILE" in the(machine(system=SystemFacts(open_files=1024, open_files_most=1024)), "open-files").advice
 
 
+def test_sessions_matter_where_engines_compute_on_the_cores() -> None:
+    cpu = CpuFacts(sessions_first=True)
+    assert the(machine(cpu=cpu), "autogroup").level == "note"
+    assert found(machine(card(), cpu=cpu), "autogroup") == []
+
+
 def test_shared_memory_matters_to_several_cards() -> None:
     small = SystemFacts(shm_mib=64)
     assert codes(machine(card(), system=small)) == set()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from xinfer.settings import Settings
+from xinfer.worker.diagnosis import read
 from xinfer.worker.diagnosis.facts import TorchBuild
 from xinfer.worker.diagnosis.read import cards_on_bus, read_cpu, read_machine, read_system, torch_build, torch_builds
 from xinfer.worker.environments.plan import Machine
@@ -96,3 +97,18 @@ def test_reading_this_machine_changes_nothing(settings: Settings) -> None:
     assert facts.system.home_writable
     assert not settings.home.exists()
     assert not settings.token_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("switch", "member", "expected"), [("1\n", "0::/\n", True), ("0\n", "0::/\n", False), ("1\n", "1:cpu:/a\n", False)]
+)
+def test_sessions_come_first_only_outside_of_cgroups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str, member: str, expected: bool
+) -> None:
+    for name, text in (("AUTOGROUP", switch), ("OWN_CGROUPS", member)):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(read, name, tmp_path / name)
+    monkeypatch.setattr(read, "CGROUP_ROOT", tmp_path / "fs")
+    assert read_cpu().sessions_first is expected
+    (tmp_path / "AUTOGROUP").unlink()  # a kernel without it
+    assert read_cpu().sessions_first is False

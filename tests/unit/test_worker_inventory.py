@@ -4,7 +4,7 @@ import psutil
 import pytest
 
 from xinfer.worker.inventory.base import read_inventory
-from xinfer.worker.inventory.cpu import core_quota, memory_limit_bytes, own_cgroups
+from xinfer.worker.inventory.cpu import core_quota, in_cpu_cgroup, memory_limit_bytes, own_cgroups
 
 GIB = 1024**3
 
@@ -52,6 +52,24 @@ def test_in_a_container_the_root_is_our_own(tmp_path: Path, write) -> None:
     membership = write("proc", "0::/kubepods/elsewhere\n")
     write("fs/memory.max", f"{GIB}\n")
     assert memory_limit_bytes(own_cgroups(tmp_path / "fs", membership)) == GIB
+
+
+@pytest.mark.parametrize(
+    ("member", "files", "expected"),
+    [
+        ("0::/\n", [], False),  # the cgroup of the whole machine
+        ("0::/\n", ["cpu.weight"], True),  # a container's root
+        ("0::/user.slice/session\n", ["user.slice/session/memory.max"], False),  # without the controller
+        ("0::/user.slice/session\n", ["user.slice/cpu.weight", "user.slice/session/memory.max"], True),
+        ("3:cpu,cpuacct:/box\n0::/\n", [], True),
+        ("3:cpu,cpuacct:/\n4:memory:/box\n0::/\n", [], False),
+    ],
+)
+def test_a_cpu_cgroup_is_told_from_that_of_the_machine(tmp_path: Path, write, member, files, expected) -> None:
+    for file in files:
+        write(f"fs/{file}", "100\n")
+    assert in_cpu_cgroup(tmp_path / "fs", write("proc", member)) is expected
+    assert not in_cpu_cgroup(tmp_path / "fs", tmp_path / "none")
 
 
 def test_no_limits(tmp_path: Path, write) -> None:

@@ -34,6 +34,8 @@ class CpuFacts:
     swap_used_mib: int = 0
     overcommit: int = 0
     """vm.overcommit_memory: 2 refuses memory that is only reserved."""
+    sessions_first: bool = False
+    """The scheduler shares the cores between sessions before it does between processes (autogroup)."""
 
 
 @dataclass(frozen=True, kw_only=True)

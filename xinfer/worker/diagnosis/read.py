@@ -23,13 +23,21 @@ from xinfer.worker.environments.store import EnvironmentStore
 from xinfer.worker.hami.slices import read_hami
 from xinfer.worker.inventory.base import MIB, read_inventory
 from xinfer.worker.inventory.calls import LIBRARY
-from xinfer.worker.inventory.cpu import CGROUP_ROOT, OWN_CGROUPS, core_quota, memory_limit_bytes, own_cgroups
+from xinfer.worker.inventory.cpu import (
+    CGROUP_ROOT,
+    OWN_CGROUPS,
+    core_quota,
+    in_cpu_cgroup,
+    memory_limit_bytes,
+    own_cgroups,
+)
 from xinfer.worker.inventory.mps import read_mps
 from xinfer.worker.inventory.nvml import PCI_DEVICES
 from xinfer.worker.offers import engine_offers
 
 SHM = Path("/dev/shm")  # noqa: S108  that is where it is
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 NVIDIA_ON_BUS = "0x10de"
 DISPLAY_CLASS = "0x03"
 """PCI classes of graphics and compute cards begin with it."""
@@ -72,9 +80,11 @@ def read_cpu() -> CpuFacts:
     limit = memory_limit_bytes(found)
     host_cores = os.cpu_count() or 1
     swap = psutil.swap_memory()
-    overcommit = 0
+    overcommit, sessions_first = 0, False
     with contextlib.suppress(OSError, ValueError):
         overcommit = int(OVERCOMMIT.read_text())
+    with contextlib.suppress(OSError):
+        sessions_first = AUTOGROUP.read_text().strip() == "1" and not in_cpu_cgroup(CGROUP_ROOT, OWN_CGROUPS)
     return CpuFacts(
         host_cores=host_cores,
         allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else host_cores,
@@ -84,6 +94,7 @@ def read_cpu() -> CpuFacts:
         swap_mib=swap.total // MIB,
         swap_used_mib=swap.used // MIB,
         overcommit=overcommit,
+        sessions_first=sessions_first,
     )
 
 

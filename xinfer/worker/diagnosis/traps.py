@@ -26,6 +26,7 @@ def trap_findings(facts: MachineFacts) -> Iterator[Finding]:
     for build in facts.torches:
         yield from _torch_traps(build, facts)
     yield from _memory_traps(facts)
+    yield from _scheduler_traps(facts)
     yield from _limits(facts)
     yield from _disk(facts)
     yield from _surroundings(facts)
@@ -137,6 +138,20 @@ def _memory_traps(facts: MachineFacts) -> Iterator[Finding]:
             what="the kernel refuses memory that is reserved and not used (vm.overcommit_memory=2)",
             why=("CUDA and torch reserve far more than they use, so engines may fail to start",),
             advice="sysctl vm.overcommit_memory=0",
+        )
+
+
+def _scheduler_traps(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.cpu.sessions_first and not facts.cards:
+        yield Finding(
+            group="system",
+            code="autogroup",
+            level="note",
+            what="Linux shares the cores between sessions here (autogroup), and only then between processes",
+            why=(
+                "beside an engine that keeps all cores busy, clients in other terminals were seen to wait for seconds",
+            ),
+            advice="sysctl kernel.sched_autogroup_enabled=0, or run servers as services or in containers.",
         )
 
 

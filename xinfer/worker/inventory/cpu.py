@@ -109,6 +109,17 @@ def core_quota(cgroups: list[Path]) -> float | None:
     return min(quotas, default=None)
 
 
+def in_cpu_cgroup(root: Path, membership: Path) -> bool:
+    """Whether a cgroup, v2 or v1, groups this process with others for the scheduler."""
+    if any((directory / "cpu.weight").exists() for directory in own_cgroups(root, membership)):
+        return True  # only the cgroup of the whole machine has none
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return False
+    return any("cpu" in controllers.split(",") and path != "/" for _, controllers, path in lines)
+
+
 def _number(path: Path) -> int | None:
     """A file with one number that is not negative; anything else ("max", "-1", no file) is None."""
     words = _words(path)
