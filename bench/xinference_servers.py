@@ -122,7 +122,7 @@ class Server:
         started = time.perf_counter()
         with self._log.open("wb") as log:
             self._process = psutil.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
             )
         while not self._answers():
             if self._process.poll() is not None or time.perf_counter() - started > START_LIMIT_S:
