@@ -68,8 +68,10 @@ def test_in_a_container_the_root_is_our_own(tmp_path: Path, write) -> None:
 def test_a_cpu_cgroup_is_told_from_that_of_the_machine(tmp_path: Path, write, member, files, expected) -> None:
     for file in files:
         write(f"fs/{file}", "100\n")
-    assert in_cpu_cgroup(tmp_path / "fs", write("proc", member)) is expected
-    assert not in_cpu_cgroup(tmp_path / "fs", tmp_path / "none")
+    membership = write("proc", member)
+    assert in_cpu_cgroup(own_cgroups(tmp_path / "fs", membership), membership) is expected
+    nowhere = tmp_path / "none"
+    assert not in_cpu_cgroup(own_cgroups(tmp_path / "fs", nowhere), nowhere)
 
 
 def test_no_limits(tmp_path: Path, write) -> None:

@@ -84,7 +84,7 @@ def read_cpu() -> CpuFacts:
     with contextlib.suppress(OSError, ValueError):
         overcommit = int(OVERCOMMIT.read_text())
     with contextlib.suppress(OSError):
-        sessions_first = AUTOGROUP.read_text().strip() == "1" and not in_cpu_cgroup(CGROUP_ROOT, OWN_CGROUPS)
+        sessions_first = AUTOGROUP.read_text().strip() == "1" and not in_cpu_cgroup(found, OWN_CGROUPS)
     return CpuFacts(
         host_cores=host_cores,
         allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else host_cores,

@@ -53,12 +53,7 @@ def own_cgroups(root: Path, membership: Path) -> list[Path]:
     Inside a container the path that the kernel names is often not mounted; then only the root is left, which is ours.
     """
     found: dict[Path, None] = {}
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in _memberships(membership):
         top = root if not controllers else root / controllers
         own = top / path.lstrip("/")
         for directory in (own, *own.parents):
@@ -109,15 +104,20 @@ def core_quota(cgroups: list[Path]) -> float | None:
     return min(quotas, default=None)
 
 
-def in_cpu_cgroup(root: Path, membership: Path) -> bool:
+def in_cpu_cgroup(cgroups: list[Path], membership: Path) -> bool:
     """Whether a cgroup, v2 or v1, groups this process with others for the scheduler."""
-    if any((directory / "cpu.weight").exists() for directory in own_cgroups(root, membership)):
+    if any((directory / "cpu.weight").exists() for directory in cgroups):
         return True  # only the cgroup of the whole machine has none
+    return any("cpu" in controllers.split(",") and path != "/" for controllers, path in _memberships(membership))
+
+
+def _memberships(membership: Path) -> list[tuple[str, str]]:
+    """Of each hierarchy, its controllers (v2: none are named) and the path of this process in it."""
     try:
-        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+        lines = membership.read_text().splitlines()
     except OSError:
-        return False
-    return any("cpu" in controllers.split(",") and path != "/" for _, controllers, path in lines)
+        return []
+    return [(controllers, path) for _, controllers, path in (line.split(":", 2) for line in lines)]
 
 
 def _number(path: Path) -> int | None:
